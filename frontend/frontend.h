@@ -1,0 +1,62 @@
+/* frontend.h: ONNX bytes and YAML in, Graph and options out. */
+#ifndef STGCC_FRONTEND_FRONTEND_H
+#define STGCC_FRONTEND_FRONTEND_H
+
+#include "ir/graph.h"
+#include "ir/recipe.h"
+
+/* Limits of hardening.md; zero-initialise for the defaults. */
+typedef struct ImportLimits {
+    int64_t max_nodes;     /* default 1,000,000 after inlining */
+    int64_t max_heap;      /* default max(256 MiB, 4 x file size) */
+    bool sort;             /* accept a model whose nodes are not in topological order */
+} ImportLimits;
+
+/* What of the ONNX file the exporter of trained weights needs again. */
+typedef struct OnnxFile OnnxFile;
+
+/* Reads MODEL.onnx: wire scan, unpack, checks, functions inlined, external data. NULL with diagnostics (every unsupported
+ * operator at once). The Graph owns copies of everything it needs; *file (optional) keeps the unpacked model. Symbolic dims
+ * become graph symbols. Opset versions decide how each operator is read. */
+Graph *onnx_import(const char *path, const ImportLimits *limits, OnnxFile **file, Diag *d);
+Graph *onnx_import_bytes(const uint8_t *bytes, size_t n, const char *dir, const ImportLimits *limits, OnnxFile **file, Diag *d);
+void onnx_file_free(OnnxFile *f);
+
+/* Trained weights back into the model: writes the original model with initializers replaced by `values` (by name; types
+ * converted back to the initializer's), atomically (temporary, fsync, rename). Copies of merged experts
+ * ("NAME@LAYER.EXPERT") become initializers of their own where the model's structure allows. */
+typedef struct NamedTensor {
+    const char *name;
+    const Tensor *tensor;
+} NamedTensor;
+bool onnx_export_weights(const OnnxFile *f, const char *path, const NamedTensor *values, int n, Diag *d);
+
+/* One serialized TensorProto (ONNX test data, input_0.pb); NULL with a diagnostic. */
+Tensor *onnx_read_tensor(Arena *a, const char *path, const char **name, Diag *d);
+
+/* ---- the recipe ---- */
+/* Defaults of interface.md. */
+Recipe *recipe_new(void);
+/* Reads a file over the defaults; unknown keys are refused with the nearest known one, all problems at once. */
+bool recipe_read(Recipe *r, const char *path, Diag *d);
+/* "stgc.threshold=-0.1" */
+bool recipe_set(Recipe *r, const char *assignment, Diag *d);
+void recipe_free(Recipe *r);
+void recipe_print(const Recipe *r, FILE *to); /* canonical YAML of every key: what a checkpoint keeps, and its hash */
+
+/* ---- arrays: .npy / .npz ---- */
+typedef struct NamedArrays {
+    VEC(const char *) names;
+    VEC(Tensor *) tensors;
+    Arena arena;
+} NamedArrays;
+bool npz_read(const char *path, NamedArrays *out, Diag *d); /* f4 f8 f2 i1 i2 i4 i8 u1.. b1, stored or deflated */
+Tensor *arrays_find(const NamedArrays *a, const char *name);
+void arrays_free(NamedArrays *a);
+typedef struct NpzWriter NpzWriter;
+NpzWriter *npz_create(const char *path, Diag *d); /* a temporary beside path */
+bool npz_add(NpzWriter *w, const char *name, const Tensor *t, Diag *d);
+bool npz_close(NpzWriter *w, Diag *d); /* fsync and rename; an abandoned writer leaves nothing */
+void npz_abandon(NpzWriter *w);
+
+#endif

@@ -1,0 +1,42 @@
+/* fuse.h: groups the ops of a finished Graph (all dims known) into kernels, and plans memory. Given to codegen. */
+#ifndef STGCC_PASSES_FUSE_H
+#define STGCC_PASSES_FUSE_H
+
+#include "ir/graph.h"
+
+typedef enum {
+    KERNEL_MAP,   /* elementwise over the root's shape; operands inlined as expressions */
+    KERNEL_ROWS,  /* rows x columns: reductions over the last axis and elementwise work on the same rows */
+    KERNEL_REDUCE, /* any other reduction, with its operand inlined */
+    KERNEL_GEMM,  /* matmul, grouped_matmul, grouped_wgrad; roots beyond the first are its epilogue */
+    KERNEL_OP,    /* one irregular op */
+} KernelKind;
+
+typedef struct Kernel {
+    KernelKind kind;
+    VEC(Node *) nodes;    /* members in graph order; an inlined node may be a member of several kernels */
+    VEC(Value *) roots;   /* values it stores */
+    VEC(Value *) operands; /* values it loads from memory */
+} Kernel;
+
+typedef struct KernelPlan {
+    VEC(Kernel) kernels; /* in execution order */
+    /* by value id: */
+    Value **storage; /* the value whose buffer holds it (itself, or what it is a view of); NULL: lives only inside kernels */
+    int64_t *view_offset; /* elements from the start of storage */
+} KernelPlan;
+
+/* fused false: every op a kernel of its own (views stay views). */
+KernelPlan *fuse(Graph *g, bool fused);
+void kernel_plan_free(KernelPlan *p);
+void kernel_plan_print(const KernelPlan *p, const Graph *g, FILE *to);
+
+/* The memory plan: byte offsets into one arena. Persistent: params, inputs, updated state; the rest by lifetime. */
+typedef struct MemoryPlan {
+    int64_t *offset; /* by value id; -1: no buffer of its own */
+    int64_t persistent_bytes, total_bytes, touched_bytes; /* total = the peak; touched = union of what is used */
+} MemoryPlan;
+MemoryPlan *plan_memory(const Graph *g, const KernelPlan *p);
+void memory_plan_free(MemoryPlan *p);
+
+#endif

@@ -1,0 +1,96 @@
+/* step.h: the one contract between compiled code and the runtime. Versioned; plain C types only.
+ *
+ * A step owns one arena: [persistent | transient]. Every named slot lies at a fixed offset. `run` executes one step: compiled
+ * code that calls the services of StgcRt for parallel loops and matrix products. It allocates nothing. */
+#ifndef STGC_RUNTIME_STEP_H
+#define STGC_RUNTIME_STEP_H
+
+#include <stdint.h>
+
+#define STGC_STEP_VERSION 1
+
+typedef struct StgcRt StgcRt;
+
+/* One of `tasks` independent pieces of a parallel loop. Which thread runs it never changes the result. */
+typedef void (*StgcTask)(void *env, int64_t task);
+
+/* Called by a matrix product on every finished tile of C, while it is hot: rows m0..m1 and columns n0..n1 of group `group`
+ * (rows counted from the first row of the group's C; for grouped rows, from row 0 of C). tile[i*ld + j] holds C[m0+i][n0+j].
+ * For one row block the column tiles come in ascending order on one thread. */
+typedef void (*StgcEpilogue)(void *env, int64_t group, int64_t m0, int64_t m1, int64_t n0, int64_t n1, float *tile, int64_t ld);
+
+/* C = A B (+ C if accumulate) in f32, for one or more groups. Strides are in elements; A is [m,k], B [k,n], C [m,n] row-major
+ * with leading dimension ldc. Any of the two strides of A and B must be 1. */
+typedef enum {
+    STGC_GEMM_BATCH,   /* groups = g1*g2 products of one size, addresses by the two group strides */
+    STGC_GEMM_ROWS,    /* group e multiplies rows offsets[e]..offsets[e+1] of A with its own B; C rows likewise (grouped matmul) */
+    STGC_GEMM_K,       /* group e: C_e = A[rows e]' ... : k runs over rows offsets[e]..offsets[e+1] of A (k-major) and B (weight gradient) */
+} StgcGemmKind;
+typedef struct StgcGemm {
+    StgcGemmKind kind;
+    int64_t g1, g2;               /* groups = g1*g2 (g2 = 1 unless two batch axes) */
+    const int64_t *offsets;       /* [groups+1] for ROWS and K */
+    int64_t m, n, k;              /* ROWS: m = bound of all rows; K: k = bound of all rows */
+    const float *a;
+    int64_t a_row, a_col, a_g1, a_g2;
+    const int64_t *a_index;       /* NULL, or ROWS: row r of A is a[a_index[r]*a_row], zeros where -1 */
+    const float *b;
+    const float *const *b_group;  /* NULL, or base address of B by group */
+    int64_t b_row, b_col, b_g1, b_g2;
+    float *c;                     /* NULL with an epilogue: C exists only as tiles */
+    int64_t ldc, c_g1, c_g2;
+    int accumulate;
+    StgcEpilogue epilogue;        /* may be NULL */
+    void *env;
+} StgcGemm;
+
+/* dot[r] = <x_r d_r', mean over the group's rows of x_s d_s'> for rows r of each group e: method.md section 2.
+ * x[R,in], d[R,out] row-major; grad NULL or [E] weight gradients at grad + e*grad_group with element (i,o) at i*g_in + o*g_out.
+ * mode: 0 auto (gram while T_e < T*, kernels.md), 1 gram, 2 factored. Rows beyond offsets[groups] get 0. */
+typedef struct StgcTokenDot {
+    int64_t groups, rows, in, out;
+    const int64_t *offsets;
+    const float *x, *d;
+    const float *grad;
+    int64_t grad_group, g_in, g_out;
+    float *dot;
+    int mode;
+    float *scratch; /* stgc_token_dot_scratch bytes, from the plan */
+} StgcTokenDot;
+
+struct StgcRt {
+    void (*parallel)(StgcRt *rt, int64_t tasks, StgcTask fn, void *env);
+    void (*gemm)(StgcRt *rt, const StgcGemm *g);
+    void (*token_dot)(StgcRt *rt, const StgcTokenDot *t);
+    /* Records a data fault found inside the step (label or index out of range): kept until the step ends, first one wins.
+     * what: a static text; where: linear position; value: what was found. */
+    void (*fault)(StgcRt *rt, const char *what, int64_t where, int64_t value);
+};
+
+/* Bytes of scratch token_dot needs for these bounds (groups, rows, in, out); 0 is possible. */
+int64_t stgc_token_dot_scratch(int64_t groups, int64_t rows, int64_t in, int64_t out);
+
+typedef enum { STGC_SLOT_INPUT, STGC_SLOT_PARAM, STGC_SLOT_FROZEN, STGC_SLOT_STATE, STGC_SLOT_GRAD, STGC_SLOT_OUTPUT } StgcSlotKind;
+typedef enum { STGC_F32 = 1, STGC_U8 = 2, STGC_I8 = 3, STGC_I32 = 6, STGC_I64 = 7, STGC_BOOL = 9, STGC_F64 = 11 } StgcType; /* ONNX numbers */
+typedef struct StgcSlot {
+    const char *name;
+    StgcSlotKind kind;
+    StgcType type;
+    int32_t rank;
+    int64_t dims[8];
+    int64_t offset, bytes;
+    const void *init; /* PARAM, FROZEN: initial bytes; NULL: zeros */
+} StgcSlot;
+
+typedef struct StgcStep {
+    uint32_t version;
+    uint32_t nslots;
+    const StgcSlot *slots;
+    int64_t persistent_bytes, arena_bytes, alignment; /* arena_bytes includes persistent; 64-byte alignment at least */
+    void (*run)(StgcRt *rt, char *arena);
+    const char *cpu; /* what it was compiled for, for reports */
+    uint32_t kernels;
+    const char *const *kernel_names;
+} StgcStep;
+
+#endif
