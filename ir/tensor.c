@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+__extension__ typedef half half; /* ISO C17 has no name for it */
+
 static const struct {
     const char *name;
     int bytes;
@@ -79,13 +81,13 @@ Tensor *tensor_new(Arena *a, DType dtype, int rank, const int64_t *dims) {
 /* ---- 16-bit floats ---- */
 
 float f16_to_f32(uint16_t h) {
-    _Float16 v;
+    half v;
     memcpy(&v, &h, sizeof v);
     return (float)v;
 }
 
 uint16_t f32_to_f16(float f) {
-    _Float16 v = (_Float16)f; /* rounds to nearest even */
+    half v = (half)f; /* rounds to nearest even */
     uint16_t h;
     memcpy(&h, &v, sizeof h);
     return h;
@@ -195,7 +197,7 @@ void tensor_set_f(Tensor *t, int64_t i, double v) {
         break;
     case DT_F16: /* through double: one rounding */
     {
-        _Float16 h = (_Float16)v;
+        half h = (half)v;
         memcpy((uint16_t *)t->data + i, &h, sizeof h);
         break;
     }
