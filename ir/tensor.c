@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-__extension__ typedef half half; /* ISO C17 has no name for it */
+__extension__ typedef _Float16 half; /* ISO C17 has no name for it */
 
 static const struct {
     const char *name;
