@@ -1,0 +1,167 @@
+/* loop_print.c: LoopPrograms as text, their hash and equality.
+ *
+ *     task program "softmax" (b0 f32, b1 f32) {
+ *       %1 = task
+ *       for vector %4 = 0 .. 128 {
+ *         %5 = load b0[%4] : f32
+ */
+#include "codegen/loop_program.h"
+
+#include <string.h>
+
+static const char *const arg_names[LARG_COUNT] = {"group", "m0",      "m1",  "n0",
+                                                  "n1",    "tile_ld", "task"};
+
+static void print_value(const LoopProgram *p, LVal v, FILE *to) {
+    const LInst *n = lp_inst(p, v);
+    if (n->kind == LI_ARG)
+        fprintf(to, "%s", arg_names[n->ref]);
+    else if (n->kind != LI_CONST)
+        fprintf(to, "%%%d", v);
+    else if (n->type == LT_BOOL)
+        fprintf(to, "%s", n->i ? "true" : "false");
+    else if (n->type == LT_I64)
+        fprintf(to, "%lld", (long long)n->i);
+    else
+        fprintf(to, n->type == LT_F32 ? "%.9gf" : "%.17g", n->f);
+}
+
+static void print_place(const LoopProgram *p, int buffer, LVal index, FILE *to) {
+    if (buffer == LB_TILE)
+        fprintf(to, "tile[");
+    else if (LB_IS_LOCAL(buffer))
+        fprintf(to, "l%d[", LB_LOCAL_INDEX(buffer));
+    else
+        fprintf(to, "b%d[", buffer);
+    print_value(p, index, to);
+    fprintf(to, "]");
+}
+
+static void print_op(const LoopProgram *p, const LInst *n, LVal v, FILE *to) {
+    fprintf(to, "%%%d = %s", v, loop_op_names[n->op]);
+    const LVal in[] = {n->a, n->b, n->c};
+    for (int i = 0; i < 3 && in[i]; i++) {
+        fprintf(to, i ? ", " : " ");
+        print_value(p, in[i], to);
+    }
+    fprintf(to, " : %s", loop_type_name(n->type));
+}
+
+static void print_inst(const LoopProgram *p, LVal v, FILE *to) {
+    const LInst *n = lp_inst(p, v);
+    switch (n->kind) {
+    case LI_CONST:
+    case LI_ARG:
+        return;
+    case LI_OP:
+        print_op(p, n, v, to);
+        break;
+    case LI_LOAD:
+        fprintf(to, "%%%d = load ", v);
+        print_place(p, n->ref, n->a, to);
+        fprintf(to, " : %s", loop_type_name(n->type));
+        break;
+    case LI_STORE:
+        fprintf(to, "store ");
+        print_place(p, n->ref, n->a, to);
+        fprintf(to, " = ");
+        print_value(p, n->b, to);
+        break;
+    case LI_LOOP:
+        fprintf(to, "for%s %%%d = ", n->op == LOOP_VECTOR ? " vector" : "", v);
+        print_value(p, n->a, to);
+        fprintf(to, " .. ");
+        print_value(p, n->b, to);
+        fprintf(to, " {");
+        break;
+    case LI_IF:
+        fprintf(to, "if ");
+        print_value(p, n->a, to);
+        fprintf(to, " {");
+        break;
+    case LI_ELSE:
+        fprintf(to, "} else {");
+        break;
+    case LI_END:
+        fprintf(to, "}");
+        break;
+    case LI_VAR:
+    case LI_SET:
+        fprintf(to, "%sv%d = ", n->kind == LI_VAR ? "var " : "", n->ref);
+        print_value(p, n->a, to);
+        break;
+    case LI_GET:
+        fprintf(to, "%%%d = v%d", v, n->ref);
+        break;
+    case LI_FAULT:
+        fprintf(to, "fault \"%s\" at ", n->text);
+        print_value(p, n->a, to);
+        fprintf(to, " value ");
+        print_value(p, n->b, to);
+        break;
+    }
+    fprintf(to, "\n");
+}
+
+void loop_program_print(const LoopProgram *p, FILE *to) {
+    fprintf(to, "%s program \"%s\" (", p->kind == PROGRAM_TASK ? "task" : "epilogue", p->name);
+    for (int i = 0; i < p->buffers.n; i++)
+        fprintf(to, "%sb%d %s", i ? ", " : "", i, dtype_name(p->buffers.at[i]));
+    fprintf(to, ") {\n");
+    for (int i = 0; i < p->locals.n; i++)
+        fprintf(to, "  local l%d %s[%lld]\n", i, loop_type_name(p->locals.at[i].type),
+                (long long)p->locals.at[i].count);
+    int depth = 1;
+    for (int i = 0; i < p->insts.n; i++) {
+        LInstKind k = p->insts.at[i].kind;
+        depth -= k == LI_ELSE || k == LI_END;
+        if (k != LI_CONST && k != LI_ARG)
+            fprintf(to, "%*s", 2 * depth, "");
+        print_inst(p, i + 1, to);
+        depth += k == LI_ELSE || k == LI_IF || k == LI_LOOP;
+    }
+    fprintf(to, "}\n");
+}
+
+uint64_t loop_program_hash(const LoopProgram *p) {
+    uint64_t h = hash_bytes(&p->kind, sizeof p->kind, 0);
+    for (int i = 0; i < p->buffers.n; i++)
+        h = hash_bytes(&p->buffers.at[i], sizeof(DType), h);
+    for (int i = 0; i < p->locals.n; i++) {
+        int64_t key[2] = {p->locals.at[i].type, p->locals.at[i].count};
+        h = hash_bytes(key, sizeof key, h);
+    }
+    for (int i = 0; i < p->insts.n; i++) {
+        const LInst *n = &p->insts.at[i];
+        int64_t key[9] = {n->kind, n->type, n->op, n->a, n->b, n->c, n->ref, n->i, 0};
+        memcpy(&key[8], &n->f, sizeof n->f);
+        h = hash_bytes(key, sizeof key, h);
+        if (n->text)
+            h = hash_bytes(n->text, strlen(n->text), h);
+    }
+    return h;
+}
+
+static bool inst_equal(const LInst *x, const LInst *y) {
+    return x->kind == y->kind && x->type == y->type && x->op == y->op && x->a == y->a &&
+           x->b == y->b && x->c == y->c && x->ref == y->ref && x->i == y->i &&
+           memcmp(&x->f, &y->f, sizeof x->f) == 0 && !x->text == !y->text &&
+           (!x->text || strcmp(x->text, y->text) == 0);
+}
+
+bool loop_program_equal(const LoopProgram *a, const LoopProgram *b) {
+    if (a->kind != b->kind || a->buffers.n != b->buffers.n || a->locals.n != b->locals.n ||
+        a->insts.n != b->insts.n)
+        return false;
+    for (int i = 0; i < a->buffers.n; i++)
+        if (a->buffers.at[i] != b->buffers.at[i])
+            return false;
+    for (int i = 0; i < a->locals.n; i++)
+        if (a->locals.at[i].type != b->locals.at[i].type ||
+            a->locals.at[i].count != b->locals.at[i].count)
+            return false;
+    for (int i = 0; i < a->insts.n; i++)
+        if (!inst_equal(&a->insts.at[i], &b->insts.at[i]))
+            return false;
+    return true;
+}
