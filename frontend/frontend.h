@@ -51,6 +51,7 @@ typedef struct NamedArrays {
     Arena arena;
 } NamedArrays;
 bool npz_read(const char *path, NamedArrays *out, Diag *d); /* f4 f8 f2 i1 i2 i4 i8 u1.. b1, stored or deflated */
+bool npz_read_limit(const char *path, int64_t limit, NamedArrays *out, Diag *d); /* unpacked bytes; npz_read: the memory there is */
 Tensor *arrays_find(const NamedArrays *a, const char *name);
 void arrays_free(NamedArrays *a);
 typedef struct NpzWriter NpzWriter;
