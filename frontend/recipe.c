@@ -25,7 +25,6 @@ typedef enum {
     KEY_TEXT_OR_NULL,
     KEY_WORD,    /* one of `words`, an int */
     KEY_LIST,    /* StrList; one text stands for a list of one */
-    KEY_LISTS,   /* list of StrList */
     KEY_NUMBERS, /* map of name: number */
     KEY_PAIR,    /* two doubles in [min, max) */
 } KeyType;
@@ -54,7 +53,7 @@ WORDS(mean_words, {"include_self", MEAN_INCLUDE_SELF}, {"leave_one_out", MEAN_LE
 WORDS(flow_words, {"router", FLOW_ROUTER}, {"full", FLOW_FULL});
 WORDS(reduction_words, {"sum", REDUCTION_SUM}, {"mean", REDUCTION_MEAN});
 WORDS(straight_words, {"auto", STRAIGHT_AUTO}, {"off", STRAIGHT_OFF});
-WORDS(dtype_words, {"uint16", 2}, {"uint32", 4});
+WORDS(dtype_words, {"uint8", 1}, {"uint16", 2}, {"uint32", 4});
 WORDS(order_words, {"shuffle", ORDER_SHUFFLE}, {"sequential", ORDER_SEQUENTIAL});
 WORDS(noise_words, {"off", NOISE_OFF}, {"seeded", NOISE_SEEDED});
 WORDS(optimizer_words, {"adamw", OPT_ADAMW}, {"sgd", OPT_SGD});
@@ -74,7 +73,6 @@ WORDS(precision_words, {"f32", PRECISION_F32}, {"tf32", PRECISION_TF32}, {"bf16"
 static const Key keys[] = {
     PLAIN("model", "train", KEY_LIST, model.train),
     PLAIN("model", "freeze", KEY_LIST, model.freeze),
-    PLAIN("model", "tie", KEY_LISTS, model.tie),
     WORD("loss", "kind", loss.kind, loss_words),
     PLAIN("loss", "logits", KEY_TEXT_OR_NULL, loss.logits),
     PLAIN("loss", "labels", KEY_TEXT, loss.labels),
@@ -150,9 +148,6 @@ void recipe_free(Recipe *r) {
         return;
     vec_free(&r->model.train);
     vec_free(&r->model.freeze);
-    for (int i = 0; i < r->model.tie.n; i++)
-        vec_free(&r->model.tie.at[i]);
-    vec_free(&r->model.tie);
     vec_free(&r->loss.terms);
     vec_free(&r->data.inputs);
     arena_free(&r->arena);
@@ -272,22 +267,6 @@ static bool set_list(Setter *s, const Key *k, const Yaml *y, StrList *list) {
     return ok;
 }
 
-static bool set_lists(Setter *s, const Key *k, const Yaml *y) {
-    Recipe *r = s->r;
-    if (y->kind != YAML_LIST)
-        return wrong(s, k, y, "a list of lists of names: [[\"a\", \"b\"]]");
-    for (int i = 0; i < r->model.tie.n; i++)
-        vec_free(&r->model.tie.at[i]);
-    r->model.tie.n = 0;
-    bool ok = true;
-    for (int i = 0; i < y->items.n; i++) {
-        StrList one = {0};
-        ok &= set_list(s, k, y->items.at[i], &one);
-        vec_push(&r->model.tie, one);
-    }
-    return ok;
-}
-
 static bool set_number(Setter *s, const Key *k, const Yaml *y, double *field) {
     double v;
     if (k->type == KEY_FLOAT_OR_NULL && is_null(y)) {
@@ -365,8 +344,6 @@ static bool set_key(Setter *s, const Key *k, const Yaml *y) {
         return set_word(s, k, y, field);
     case KEY_LIST:
         return set_list(s, k, y, field);
-    case KEY_LISTS:
-        return set_lists(s, k, y);
     case KEY_NUMBERS:
         return set_numbers(s, k, y, field);
     case KEY_PAIR:
@@ -634,15 +611,6 @@ static void print_numbers(const Numbers *map, FILE *to) {
     fputc('}', to);
 }
 
-static void print_lists(const Recipe *r, FILE *to) {
-    fputc('[', to);
-    for (int i = 0; i < r->model.tie.n; i++) {
-        fputs(i ? ", " : "", to);
-        print_list(&r->model.tie.at[i], to);
-    }
-    fputc(']', to);
-}
-
 static void print_value(const Recipe *r, const Key *k, FILE *to) {
     const void *field = (const char *)r + k->offset;
     const double *f = field;
@@ -677,9 +645,6 @@ static void print_value(const Recipe *r, const Key *k, FILE *to) {
         break;
     case KEY_LIST:
         print_list(field, to);
-        break;
-    case KEY_LISTS:
-        print_lists(r, to);
         break;
     case KEY_NUMBERS:
         print_numbers(field, to);

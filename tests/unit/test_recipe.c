@@ -58,7 +58,7 @@ static void expect_text(const char *text, const char *want) {
     expect(text, strlen(text), want);
 }
 
-static const char defaults[] = "model:\n  train: [\"*\"]\n  freeze: []\n  tie: []\n"
+static const char defaults[] = "model:\n  train: [\"*\"]\n  freeze: []\n"
                                "loss:\n  kind: causal_lm\n  logits: null\n  labels: \"labels\"\n"
                                "  shifted: false\n  ignore_index: -100\n  balance: 0.01\n"
                                "  router_z: 0\n  terms: {}\n"
@@ -89,7 +89,7 @@ static void test_defaults(void **state) {
 }
 
 static const char everything[] =
-    "model: {train: [\"a.*\", b], freeze: '*.inv_freq', tie: [[a, b], [c, d]]}\n"
+    "model: {train: [\"a.*\", b], freeze: '*.inv_freq'}\n"
     "loss: {kind: token_classification, logits: \"out\\\"put\", labels: y, shifted: true,\n"
     "  ignore_index: -1, balance: 0.5, router_z: 1e-3, terms: {aux.1: 0.25, z: -1}}\n"
     "stgc: {enabled: no, capture: last_linear, threshold: -0.05, weight: 3, mean: leave_one_out,\n"
@@ -109,7 +109,6 @@ static void test_every_key(void **state) {
     assert_true(recipe_read(r, path, &d));
     assert_int_equal(r->model.train.n, 2);
     assert_string_equal(r->model.freeze.at[0], "*.inv_freq");
-    assert_string_equal(r->model.tie.at[1].at[1], "d");
     assert_int_equal(r->loss.kind, LOSS_TOKEN_CLASSIFICATION);
     assert_string_equal(r->loss.logits, "out\"put");
     assert_true(r->loss.shifted);
