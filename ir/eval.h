@@ -24,6 +24,7 @@ typedef struct Eval {
     Diag *diag;
     RTensor **values; /* by value id; set inputs and params before eval_graph. NULL: not there */
     int64_t mem_limit; /* bytes of results; 0: none. Exceeded: diagnostic with EXIT_RESOURCE */
+    int64_t used;      /* bytes of results so far; kept by the evaluator, may be reset with the arena */
 } Eval;
 
 RTensor *rtensor_new(Arena *a, DType t, int rank, const int64_t *dims); /* zeroed */
@@ -34,7 +35,8 @@ Tensor *rtensor_to(Arena *a, const RTensor *r, DType t); /* rounds */
  * an index out of range, a size that does not fit) naming the user's node. */
 bool eval_node(Eval *ev, Node *n);
 /* Evaluates all nodes needed for outputs and updates (all nodes if `only` is NULL, else those `only` (nonly values) need).
- * OP_PARAM takes its initial tensor unless ev->values holds it already. A value is freed early if memory is tight: no. */
+ * OP_PARAM takes its initial tensor unless ev->values holds it already. Any value already in ev->values is taken as it is and
+ * what only it needs is not computed (so a caller may cut a graph open, and must clear what it wants computed again). */
 bool eval_graph(Eval *ev, Graph *g, Value *const *only, int nonly);
 
 /* One node's hook: operands in (NULL where absent), results out, made by the hook with rtensor_new(ev->arena, …). */
