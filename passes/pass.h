@@ -30,6 +30,11 @@ typedef struct Compile {
     VEC(NotRaised) not_raised; /* filled by raise_moe */
     bool allow_unraised;
     int64_t probe_budget; /* flops raise_moe may spend on probing a layer; 0: default */
+    struct Cotangents {   /* of the objective, from differentiate to inject_stgc; cotangents_free when done */
+        Value **of;       /* by value id (of values that existed when it ran): the finished cotangent, or NULL */
+        int n;
+    } cotangents;
+    int forward_nodes; /* node ids below are the forward half, from there on the backward half (set by differentiate) */
     /* tools */
     const char *dump, *stop_after; /* pass names, or NULL */
     StrList skip;
@@ -66,10 +71,7 @@ typedef struct Seed {
     Value *value;
     Value *cotangent; /* same shape */
 } Seed;
-typedef struct Cotangents {
-    Value **of; /* by value id (of values that existed when it ran): the finished cotangent, or NULL */
-    int n;
-} Cotangents;
+typedef struct Cotangents Cotangents; /* the finished cotangents by value id, as in Compile */
 
 /* Reverse walk: emits the backward nodes at the end of the graph and returns the cotangents of every value that lies on a
  * path from a `want` to a seed. Nothing flows into a value of `stop` (its own cotangent is finished and kept). False if an op
