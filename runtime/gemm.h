@@ -1,0 +1,75 @@
+/* gemm.h: the matrix product engine, inside the runtime.
+ *
+ * A kernel multiplies a strip of at most `mr` rows of A by a packed panel of `nr` columns of B and
+ * writes or adds to C. Each element of C is one chain of multiply-adds over at most GEMM_KC values
+ * of k in ascending order; longer products add the chains in ascending order. So the bits of C
+ * depend on k alone: not on strips, blocks, tasks or threads. */
+#ifndef STGC_RUNTIME_GEMM_H
+#define STGC_RUNTIME_GEMM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "runtime/step.h"
+
+enum {
+    GEMM_KC = 256, /* depth of one chain; part of the numbers, so the same for every CPU */
+    GEMM_NT = 256, /* columns of one tile: what an epilogue sees at most */
+    GEMM_MB = 256, /* rows of one block */
+    GEMM_A_LD = GEMM_KC + 16 /* row distance of copied A: rows fall into different cache sets */
+};
+
+/* c[i*ldc + j] (=|+=) sum over kk < k of A[i][kk] b[kk*nr + j], for the kernel's rows i and j < n.
+ * Row kernels read A[i][kk] at a[i*rs + kk], panel kernels at a[kk*mr + i]. */
+typedef void (*GemmKernel)(int64_t k, const float *a, int64_t rs, const float *b, float *c,
+                           int64_t ldc, int64_t n, bool add);
+
+/* One instruction set. Tables are indexed [rows - 1][columns beyond one vector]. */
+typedef struct GemmIsa {
+    const char *name;
+    int mr, nr, vl; /* rows of a strip, columns of a panel, floats of a vector */
+    GemmKernel (*row)[2], (*panel)[2];
+    /* dst[kk*nr + j] = src[kk + j*ld] for kk < kc, j < n; zeros for n <= j < nr. */
+    void (*pack_b_transposed)(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst);
+    /* dst[kk*nr + j] = src[kk*ld + j]; zeros as above. */
+    void (*pack_b_copy)(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst);
+    /* dst[kk*mr + i] = src[kk*ld + i] for i < rows; may write up to one vector beyond the end. */
+    void (*pack_a_panel)(const float *src, int64_t ld, int64_t kc, int64_t rows, float *dst);
+    /* sum of x[i] y[i], in vectors of doubles where there are any. */
+    double (*dot)(const float *x, const float *y, int64_t n);
+} GemmIsa;
+
+extern const GemmIsa gemm_avx512, gemm_avx2, gemm_generic;
+
+/* Buffers of one thread; never shared, used by one product at a time. */
+typedef struct GemmWork {
+    float *a, *b;        /* packed operands */
+    float *tile, *tile2; /* [GEMM_MB][GEMM_NT] each */
+} GemmWork;
+enum {
+    GEMM_WORK_A = GEMM_MB * GEMM_A_LD + 1024,
+    GEMM_WORK_B = GEMM_KC * (GEMM_NT + 64),
+    GEMM_WORK_TILE = GEMM_MB * GEMM_NT,
+    GEMM_WORK_FLOATS = GEMM_WORK_A + GEMM_WORK_B + 2 * GEMM_WORK_TILE
+};
+
+/* One thread's share of a product: m <= GEMM_MB rows, any n and k. */
+typedef struct GemmBlock {
+    int64_t m, n, k;
+    const float *a;
+    int64_t a_row, a_col;
+    const int64_t
+        *a_index; /* NULL, or [m]: row i of A is a[a_index[i]*a_row], zeros where negative */
+    const float *b;
+    int64_t b_row, b_col;
+    float *c; /* NULL: the tile only */
+    int64_t ldc;
+    bool accumulate;
+    StgcEpilogue epilogue; /* may be NULL */
+    void *env;
+    int64_t group, m0, n0; /* what the epilogue is told */
+} GemmBlock;
+
+void gemm_block(const GemmIsa *isa, const GemmWork *work, const GemmBlock *block);
+
+#endif

@@ -1,0 +1,76 @@
+/* machine.c: makes and frees a machine: threads, their buffers, and the services of step.h. */
+#define _GNU_SOURCE
+#include "runtime/machine.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+static void service_parallel(StgcRt *rt, int64_t tasks, StgcTask fn, void *env) {
+    pool_run(((Machine *)rt)->pool, tasks, fn, env);
+}
+
+static void service_fault(StgcRt *rt, const char *what, int64_t where, int64_t value) {
+    Machine *m = (Machine *)rt;
+    pthread_mutex_lock(&m->fault_lock);
+    if (!m->fault.what || (m->fault.what == what && where < m->fault.where))
+        m->fault = (Fault){what, where, value};
+    pthread_mutex_unlock(&m->fault_lock);
+}
+
+/* Every thread's packing buffers, made once so that a step allocates nothing. */
+static bool make_buffers(Machine *m) {
+    const size_t each = (size_t)GEMM_WORK_FLOATS * sizeof(float);
+    const size_t huge = (size_t)2 << 20, all = (each * (size_t)m->threads + huge - 1) & ~(huge - 1);
+    m->work = calloc((size_t)m->threads, sizeof *m->work);
+    m->buffers = aligned_alloc(huge, all);
+    if (!m->work || !m->buffers)
+        return false;
+    madvise(m->buffers, all, MADV_HUGEPAGE);
+    for (int i = 0; i < m->threads; i++) {
+        float *p = m->buffers + (size_t)i * GEMM_WORK_FLOATS;
+        m->work[i] = (GemmWork){
+            .b = p,
+            .tile = p + GEMM_WORK_B,
+            .tile2 = p + GEMM_WORK_B + GEMM_WORK_TILE,
+            .a = p + GEMM_WORK_B + 2 * GEMM_WORK_TILE,
+        };
+    }
+    return true;
+}
+
+StgcRt *stgc_rt_new(int threads) {
+    Machine *m = calloc(1, sizeof *m);
+    if (!m)
+        return NULL;
+    m->rt = (StgcRt){service_parallel, machine_gemm, machine_token_dot, service_fault};
+    m->threads = threads > 0 ? threads : cpu_count();
+    m->isa = cpu_isa();
+    pthread_mutex_init(&m->fault_lock, NULL);
+    if (make_buffers(m))
+        m->pool = pool_new(m->threads);
+    if (!m->pool) {
+        stgc_rt_free(&m->rt);
+        return NULL;
+    }
+    cpu_describe(m, m->description, (int64_t)sizeof m->description);
+    return &m->rt;
+}
+
+void stgc_rt_free(StgcRt *rt) {
+    Machine *m = (Machine *)rt;
+    if (!m)
+        return;
+    pool_free(m->pool);
+    pthread_mutex_destroy(&m->fault_lock);
+    free(m->buffers);
+    free(m->work);
+    free(m);
+}
+
+int stgc_rt_threads(const StgcRt *rt) {
+    return ((const Machine *)rt)->threads;
+}
+
+const char *stgc_rt_describe(const StgcRt *rt) {
+    return ((const Machine *)rt)->description;
+}

@@ -1,0 +1,49 @@
+/* machine.h: what stands behind an StgcRt, inside the runtime: threads, their buffers, the CPU's
+ * kernels, the fault of the running step. */
+#ifndef STGC_RUNTIME_MACHINE_H
+#define STGC_RUNTIME_MACHINE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "runtime/gemm.h"
+#include "runtime/runtime.h"
+#include "runtime/step.h"
+
+typedef struct Pool Pool;
+
+/* The first fault of a step: the lowest position wins within one kind, so that the text does not
+ * depend on which thread came first. */
+typedef struct Fault {
+    const char *what; /* NULL: none */
+    int64_t where, value;
+} Fault;
+
+typedef struct Machine {
+    StgcRt rt; /* first: an StgcRt is a Machine */
+    Pool *pool;
+    int threads;
+    const GemmIsa *isa;
+    GemmWork *work; /* [threads] */
+    float *buffers;
+    pthread_mutex_t fault_lock;
+    Fault fault;
+    char description[512];
+} Machine;
+
+/* pool.c. Workers are pinned when they fill the CPUs this process may use. */
+Pool *pool_new(int threads); /* NULL: no memory or no threads */
+void pool_free(Pool *pool);
+void pool_run(Pool *pool, int64_t tasks, StgcTask fn, void *env);
+int pool_thread(const Pool *pool); /* the running thread: 0 is the caller of pool_run */
+
+/* cpu.c */
+int cpu_count(void); /* CPUs this process may run on */
+const GemmIsa *cpu_isa(void);
+void cpu_describe(const Machine *machine, char *text, int64_t size);
+
+/* gemm.c, token_dot.c: the services of step.h. */
+void machine_gemm(StgcRt *rt, const StgcGemm *g);
+void machine_token_dot(StgcRt *rt, const StgcTokenDot *t);
+
+#endif
