@@ -1,0 +1,295 @@
+/* cmd_engine.c: one interface over the two ways to execute a compiled graph: the reference evaluator (float64, for truth) and
+ * machine code (codegen + runtime). Parameters and state keep their storage types between steps in both, so that a checkpoint
+ * holds all there is. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "codegen/codegen.h"
+#include "frontend/cmd.h"
+#include "ir/eval.h"
+
+struct Engine {
+    Graph *g;
+    VEC(EngineSlot) slots; /* params, frozen, state */
+    /* reference */
+    bool reference, shares;
+    Arena store, step; /* tensors that last; those of the last step */
+    StrMap by_name;    /* slot name -> Tensor (of another engine where shared) */
+    StrMap inputs;     /* input name -> Tensor */
+    Eval eval;
+    int64_t mem_limit;
+    /* compiled */
+    Compiled *compiled;
+    StgcRt *rt;
+    bool owns_rt;
+    StgcRun *run;
+};
+
+/* ---- the reference evaluator ---- */
+
+static bool reference_new(Engine *e, Engine *share) {
+    FOR_NODES(n, e->g) {
+        const Value *v = n->nout ? n->out[0] : NULL;
+        if (n->op == OP_INPUT) {
+            Tensor *t = tensor_new(&e->store, v->dtype, v->rank, v->dims);
+            strmap_put(&e->inputs, node_str(n, AT_NAME, ""), t);
+        }
+        if (n->op != OP_PARAM)
+            continue;
+        const char *name = param_name(v);
+        Tensor *t = share ? strmap_get(&share->by_name, name) : NULL;
+        if (!t) {
+            t = tensor_new(&e->store, v->dtype, v->rank, v->dims);
+            const Attr *init = node_attr(n, AT_VALUE);
+            if (init && init->t && tensor_bytes(t))
+                memcpy(t->data, init->t->data, tensor_bytes(t));
+        }
+        strmap_put(&e->by_name, name, t);
+        EngineSlot slot = {name, (ParamKind)node_int(n, AT_KIND, PARAM_WEIGHT), *t};
+        vec_push(&e->slots, slot);
+    }
+    return true;
+}
+
+static bool reference_step(Engine *e, Diag *d) {
+    arena_free(&e->step);
+    free(e->eval.values);
+    e->eval = (Eval){.arena = &e->step,
+                     .diag = d,
+                     .mem_limit = e->mem_limit,
+                     .values = xcalloc((size_t)e->g->next_value, sizeof(RTensor *))};
+    FOR_NODES(n, e->g) {
+        const Tensor *t = n->op == OP_INPUT   ? strmap_get(&e->inputs, node_str(n, AT_NAME, ""))
+                          : n->op == OP_PARAM ? strmap_get(&e->by_name, param_name(n->out[0]))
+                                              : NULL;
+        if (t)
+            e->eval.values[n->out[0]->id] = rtensor_from(&e->step, t);
+    }
+    if (!eval_graph(&e->eval, e->g, NULL, 0))
+        return false;
+    for (int i = 0; i < e->g->updates.n; i++) {
+        const GraphUpdate *u = &e->g->updates.at[i];
+        Tensor *to = strmap_get(&e->by_name, param_name(u->param));
+        const Tensor *from = rtensor_to(&e->step, e->eval.values[u->value->id], to->dtype);
+        if (tensor_bytes(to))
+            memcpy(to->data, from->data, tensor_bytes(to));
+    }
+    return true;
+}
+
+static const Value *output_value(const Engine *e, const char *name) {
+    for (int i = 0; i < e->g->outputs.n; i++)
+        if (!strcmp(e->g->outputs.at[i].name, name))
+            return e->g->outputs.at[i].value;
+    return NULL;
+}
+
+/* ---- compiled code ---- */
+
+static ParamKind slot_kind(StgcSlotKind k) {
+    switch (k) {
+    case STGC_SLOT_FROZEN:
+        return PARAM_FROZEN;
+    case STGC_SLOT_STATE:
+        return PARAM_STATE;
+    case STGC_SLOT_GRAD:
+        return PARAM_GRAD;
+    default:
+        return PARAM_WEIGHT;
+    }
+}
+
+static Tensor slot_tensor(Engine *e, const StgcSlot *s) {
+    Tensor t = {.dtype = dtype_from_onnx(s->type), .rank = s->rank, .data = stgc_run_data(e->run, s)};
+    memcpy(t.dims, s->dims, sizeof *s->dims * (size_t)s->rank);
+    return t;
+}
+
+static FILE *dump_if(const Options *o, const char *name) {
+    return o->dump && !strcmp(o->dump, name) ? stdout : NULL;
+}
+
+static bool compiled_new(Engine *e, const Options *o, Engine *share, Diag *d) {
+    CodegenOptions co = {.fused = !o->unfused,
+                         .dump_kernels = dump_if(o, "kernels"),
+                         .dump_loops = dump_if(o, "loops"),
+                         .dump_llvm = dump_if(o, "llvm"),
+                         .dump_asm = dump_if(o, "asm")};
+    e->compiled = codegen_x86(e->g, &co, d);
+    if (!e->compiled)
+        return false;
+    const StgcStep *step = compiled_step(e->compiled);
+    if (o->mem_limit && step->arena_bytes > o->mem_limit) {
+        diag_error(d, EXIT_RESOURCE, "a step needs %lld bytes, more than the limit of %lld",
+                   (long long)step->arena_bytes, (long long)o->mem_limit);
+        diag_more(d, "raise --mem-limit, or make batch or sequence smaller");
+        return false;
+    }
+    e->owns_rt = !share;
+    e->rt = share ? share->rt : stgc_rt_new((int)o->threads);
+    if (e->rt)
+        e->run = share ? stgc_run_new_shared(e->rt, step, share->run) : stgc_run_new(e->rt, step);
+    if (!e->run) {
+        diag_error(d, EXIT_RESOURCE, "no memory for a step of %lld bytes", (long long)step->arena_bytes);
+        diag_more(d, "make batch or sequence smaller");
+        return false;
+    }
+    for (uint32_t i = 0; i < step->nslots; i++) {
+        const StgcSlot *s = &step->slots[i];
+        if (s->kind == STGC_SLOT_INPUT || s->kind == STGC_SLOT_OUTPUT)
+            continue;
+        EngineSlot slot = {s->name, slot_kind(s->kind), slot_tensor(e, s)};
+        vec_push(&e->slots, slot);
+    }
+    return true;
+}
+
+static const StgcSlot *find_slot(const Engine *e, const char *name, bool input) {
+    const StgcStep *step = compiled_step(e->compiled);
+    for (uint32_t i = 0; i < step->nslots; i++)
+        if (step->slots[i].kind == (input ? STGC_SLOT_INPUT : STGC_SLOT_OUTPUT) && !strcmp(step->slots[i].name, name))
+            return &step->slots[i];
+    return NULL;
+}
+
+/* ---- both ---- */
+
+Engine *engine_new(Graph *g, const Options *o, Engine *share, Diag *d) {
+    Engine *e = xcalloc(1, sizeof *e);
+    e->g = g;
+    e->reference = o->engine == ENGINE_REFERENCE;
+    e->mem_limit = o->mem_limit;
+    if (e->reference ? reference_new(e, share) : compiled_new(e, o, share, d))
+        return e;
+    engine_free(e);
+    return NULL;
+}
+
+void engine_free(Engine *e) {
+    if (!e)
+        return;
+    if (e->run)
+        stgc_run_free(e->run);
+    if (e->rt && e->owns_rt)
+        stgc_rt_free(e->rt);
+    if (e->compiled)
+        compiled_free(e->compiled);
+    free(e->eval.values);
+    strmap_free(&e->by_name);
+    strmap_free(&e->inputs);
+    vec_free(&e->slots);
+    arena_free(&e->store);
+    arena_free(&e->step);
+    free(e);
+}
+
+/* Element by element where the types differ. */
+static void copy_tensor(Tensor *to, const Tensor *from) {
+    ASSERT(tensor_count(to) == tensor_count(from));
+    if (to->dtype == from->dtype) {
+        if (tensor_bytes(to))
+            memcpy(to->data, from->data, tensor_bytes(to));
+        return;
+    }
+    for (int64_t i = 0, n = tensor_count(to); i < n; i++) {
+        if (dtype_is_float(from->dtype))
+            tensor_set_f(to, i, tensor_get_f(from, i));
+        else
+            tensor_set_i(to, i, tensor_get_i(from, i));
+    }
+}
+
+bool engine_has_input(const Engine *e, const char *name) {
+    return e->reference ? strmap_get(&e->inputs, name) != NULL : find_slot(e, name, true) != NULL;
+}
+
+void engine_input(Engine *e, const char *name, const Tensor *t) {
+    if (e->reference) {
+        Tensor *to = strmap_get(&e->inputs, name);
+        if (to)
+            copy_tensor(to, t);
+        return;
+    }
+    const StgcSlot *s = find_slot(e, name, true);
+    if (s) {
+        Tensor to = slot_tensor(e, s);
+        copy_tensor(&to, t);
+    }
+}
+
+bool engine_step(Engine *e, Diag *d) {
+    if (e->reference)
+        return reference_step(e, d);
+    StgcStatus status = stgc_run_step(e->run);
+    if (status != STGC_OK)
+        diag_error(d, (ExitCode)status, "%s", diag_safe(d, stgc_run_error(e->run)));
+    return status == STGC_OK;
+}
+
+Tensor *engine_output(Engine *e, Arena *a, const char *name, DType type) {
+    Tensor view, *out;
+    if (e->reference) {
+        const Value *v = output_value(e, name);
+        const RTensor *r = v ? e->eval.values[v->id] : NULL;
+        return r ? rtensor_to(a, r, type ? type : r->dtype) : NULL;
+    }
+    const StgcSlot *s = find_slot(e, name, false);
+    if (!s)
+        return NULL;
+    view = slot_tensor(e, s);
+    out = tensor_new(a, type ? type : view.dtype, view.rank, view.dims);
+    copy_tensor(out, &view);
+    return out;
+}
+
+int engine_slots(Engine *e, const EngineSlot **at) {
+    *at = e->slots.at;
+    return e->slots.n;
+}
+
+int64_t engine_memory(Engine *e) {
+    return e->reference ? 0 : stgc_run_peak_bytes(e->run);
+}
+
+const char *engine_describe(Engine *e, Arena *a) {
+    if (e->reference)
+        return "reference evaluator (float64)";
+    const StgcStep *step = compiled_step(e->compiled);
+    double touched = (double)stgc_run_touched_bytes(e->run) / 1048576;
+    return arena_printf(a, "%s; %u kernels for %s; memory planned %.1f MiB, touched %.1f MiB", stgc_rt_describe(e->rt),
+                        step->kernels, step->cpu ? step->cpu : "this CPU",
+                        (double)stgc_run_peak_bytes(e->run) / 1048576, touched);
+}
+
+/* ---- where NaN came from ---- */
+
+static bool finite_result(const RTensor *r) {
+    for (int64_t i = 0; r && dtype_is_float(r->dtype) && i < r->count; i++)
+        if (!isfinite(r->f[i]))
+            return false;
+    return true;
+}
+
+const char *engine_first_bad(Engine *e, Arena *a) {
+    if (!e->reference)
+        return NULL;
+    FOR_NODES(n, e->g) {
+        bool bad = false;
+        for (int i = 0; i < n->nout; i++)
+            bad |= !finite_result(e->eval.values[n->out[i]->id]);
+        for (int i = 0; bad && i < n->nin; i++)
+            bad &= !n->in[i] || finite_result(e->eval.values[n->in[i]->id]);
+        bool mask = n->op == OP_CONST || n->op == OP_WHERE || n->op == OP_LOG; /* -inf of masks is meant */
+        for (int i = 0; bad && mask && i < n->nout; i++) {
+            const RTensor *r = e->eval.values[n->out[i]->id];
+            bad = false;
+            for (int64_t k = 0; r && dtype_is_float(r->dtype) && k < r->count; k++)
+                bad |= isnan(r->f[k]);
+        }
+        if (bad)
+            return arena_printf(a, "node \"%s\" (%s)", n->src ? n->src->name : "", op_info[n->op].name);
+    }
+    return NULL;
+}

@@ -1,0 +1,101 @@
+/* main.c: the program. What happens to a model is below, command by command; how is in cmd_*.c.
+ *
+ *   model.onnx ─ onnx_import ─► Graph ─ bind dims, infer ─► Graph ─ passes_run ─► training Graph ─ engine ─► numbers
+ *
+ *   inspect   import, bind samples, passes up to raise_moe, print what was found
+ *   init      the same, and write a commented recipe
+ *   run       import, bind, forward passes, engine, one step, outputs
+ *   step      import, bind, all passes, engine, one step, every gradient and cosine
+ *   train     import, bind, all passes with the optimizer, engine, many steps, checkpoints, model.onnx */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "frontend/cmd.h"
+
+const Command commands[] = {
+    {"inspect", "MODEL.onnx", "what is in a model: parameters, MoE layers, what was not understood", cmd_inspect,
+     "Prints the model's parameters, the MoE layers found (form, experts, router), and what was not\n"
+     "raised and why. Free sizes get small samples unless --dim or --data gives them."},
+    {"init", "MODEL.onnx [-o C.yaml]", "writes a commented training recipe for a model", cmd_init,
+     "Writes a recipe with the model's parameters, tensors that should stay frozen, its MoE layers and\n"
+     "sensible defaults; to standard output unless -o names a file."},
+    {"step", "MODEL.onnx -c C.yaml --data BATCH.npz -o OUT.npz", "one training step laid open: losses, gradients, cosines",
+     cmd_step,
+     "Computes one training step without updating anything and writes loss/*, out/NAME,\n"
+     "grad/INITIALIZER and moe/LAYER/* as float32 arrays."},
+    {"run", "MODEL.onnx --data IN.npz|DIR -o OUT.npz", "forward only", cmd_run,
+     "Computes the model's outputs. DIR holds input_0.pb, input_1.pb … (ONNX test data)."},
+    {"train", "MODEL.onnx -c C.yaml --data D -o RUN/", "trains; writes checkpoints, metrics and the trained model", cmd_train,
+     "D is a batch (.npz, repeated every step) or a file of tokens (data.dtype). RUN/ gets\n"
+     "metrics.jsonl, step-N.ckpt and, at the end, model.onnx. Ctrl-C finishes the step, saves and\n"
+     "exits 0; --resume goes on, bit for bit, where the newest checkpoint left off."},
+};
+const int ncommands = COUNT_OF(commands);
+
+static int unknown_command(const char *word) {
+    const char *names[COUNT_OF(commands)];
+    for (int i = 0; i < ncommands; i++)
+        names[i] = commands[i].name;
+    Diag d = {.subject = "stgcc"};
+    diag_error(&d, EXIT_USAGE, "unknown command '%s'", diag_safe(&d, word));
+    const char *near = nearest_word(word, names, ncommands);
+    if (near)
+        diag_more(&d, "did you mean '%s'?", near);
+    else
+        diag_more(&d, "`stgcc --help` lists the commands");
+    diag_print(&d, stderr, false);
+    diag_free(&d);
+    return EXIT_USAGE;
+}
+
+/* The options that need no model. True if there was one. */
+static bool answered(const Options *o, const Command *c) {
+    if (o->help)
+        options_help(c, stdout);
+    else if (o->version)
+        puts("stgcc " STGCC_VERSION);
+    else if (o->list_passes)
+        passes_list(stdout);
+    return o->help || o->version || o->list_passes;
+}
+
+static int run_command(const Command *c, int argc, char **argv) {
+    Options o = {0};
+    Diag d = {.subject = "stgcc"};
+    int code = EXIT_OK;
+    if (!options_read(&o, c, argc, argv, &d)) {
+        diag_print(&d, stderr, false);
+        code = d.code;
+    } else if (!answered(&o, c)) {
+        code = c->run(&o);
+    }
+    diag_free(&d);
+    options_free(&o);
+    return code;
+}
+
+/* What was printed must have arrived; a reader that went away early is no fault. */
+static int close_output(int code) {
+    if ((fflush(stdout) != 0 || ferror(stdout)) && errno != EPIPE && code == EXIT_OK) {
+        fprintf(stderr, "stgcc: error: cannot write to standard output: %s\n", strerror(errno));
+        return EXIT_IO;
+    }
+    return code;
+}
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN); /* a full disk or a closed pipe is an error to report, not a signal */
+    signal(SIGXFSZ, SIG_IGN);
+    const char *word = argc > 1 ? argv[1] : "--help";
+    for (int i = 0; i < ncommands; i++)
+        if (!strcmp(commands[i].name, word))
+            return close_output(run_command(&commands[i], argc - 2, argv + 2));
+    Options o = {.help = !strcmp(word, "--help") || !strcmp(word, "-h") || !strcmp(word, "help"),
+                 .version = !strcmp(word, "--version"),
+                 .list_passes = !strcmp(word, "--list-passes")};
+    if (answered(&o, NULL))
+        return close_output(argc > 1 ? EXIT_OK : EXIT_USAGE);
+    return unknown_command(word);
+}
