@@ -85,4 +85,8 @@ bool loop_program_equal(const LoopProgram *a, const LoopProgram *b);
  * simplify. */
 LVal loop_fold(LoopProgram *p, LOp op, LVal a, LVal b, LVal c);
 
+/* loop_distribute.c: the program with vector loops around sequential loops turned inside out, a new
+ * one; NULL if it has no such loop. */
+LoopProgram *loop_distribute(const LoopProgram *p);
+
 #endif

@@ -125,6 +125,12 @@ static void optimise(LLVMTargetMachineRef tm, LLVMModuleRef m) {
     LLVMDisposePassBuilderOptions(o);
 }
 
+static void build_function(LlvmIr *x, const Function *f) {
+    LoopProgram *turned = loop_distribute(f->program);
+    llvm_program(x, turned ? turned : f->program, f->name);
+    loop_program_free(turned);
+}
+
 /* The body of a thread. */
 static void *compile_unit(void *unit) {
     Unit *u = unit;
@@ -137,7 +143,7 @@ static void *compile_unit(void *unit) {
     LLVMSetModuleDataLayout(x->m, layout);
     x->vector_floats = u->target->vector_floats;
     for (int i = u->first; i < u->nfunctions; i += u->step)
-        llvm_program(x, u->functions[i].program, u->functions[i].name);
+        build_function(x, &u->functions[i]);
     if (u->call_names)
         llvm_schedule(x, u->module, u->call_names);
     char *error = NULL;
