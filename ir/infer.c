@@ -269,13 +269,9 @@ bool infer_same(Node *n, Diag *d) {
 
 /* ---- driver ---- */
 
-static bool arity_fits(const Node *n, Diag *d) {
+/* Numbers of operands and results were checked when the node was made; absent ones only here. */
+static bool operands_there(const Node *n, Diag *d) {
     const OpInfo *op = &op_info[n->op];
-    if (n->nin < op->min_in || (op->max_in >= 0 && n->nin > op->max_in))
-        return infer_fail(n, d, "%s has %d operands (expected %d..%d)", op->name, n->nin,
-                          op->min_in, op->max_in);
-    if (n->nout < 1 || (op->nout > 0 && n->nout != op->nout))
-        return infer_fail(n, d, "%s has %d results (expected %d)", op->name, n->nout, op->nout);
     for (int i = 0; i < n->nin; i++)
         if (!n->in[i] && (i < op->min_in || op->max_in < 0))
             return infer_fail(n, d, "operand %d of %s is missing", i, op->name);
@@ -290,7 +286,7 @@ static bool operands_inferred(const Node *n) {
 }
 
 bool node_infer(Node *n, Diag *d) {
-    if (!arity_fits(n, d))
+    if (!operands_there(n, d))
         return false;
     if (!operands_inferred(n)) /* its maker was reported */
         return d->errors ? false : infer_fail(n, d, "an operand has no known type and shape");
