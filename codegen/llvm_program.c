@@ -154,34 +154,42 @@ static LLVMMetadataRef md_int(LlvmIr *x, const char *name, LLVMTypeRef t, int v)
     return LLVMMDNodeInContext2(x->c, pair, 2);
 }
 
-/* Interleaving hides the latency of accumulations, but what is left over runs scalar: with a known
- * number of iterations the largest count that leaves no more than the plain vector would. 0: leave
- * it to LLVM. */
-static int interleave(const Body *g, const LInst *n) {
+/* How to vectorise, by metadata. With a known number of iterations: the interleaving (which hides
+ * the latency of accumulations) that leaves no more scalar rest than the plain vector would; fewer
+ * iterations than lanes: one vector of the next power of two, masked. Otherwise LLVM decides. */
+static unsigned vector_hints(const Body *g, const LInst *n, LLVMMetadataRef *part, unsigned k) {
+    LlvmIr *x = g->x;
     int64_t lo, hi;
-    int w = g->x->vector_floats;
+    int w = x->vector_floats, width = 1, count = 1;
     if (!lp_is_const_i(g->p, n->a, &lo) || !lp_is_const_i(g->p, n->b, &hi) || hi - lo >= 64 * w)
-        return 0;
-    for (int k = 4; k > 1; k /= 2)
-        if ((hi - lo) % (k * w) == (hi - lo) % w && hi - lo >= k * w)
-            return k;
-    return 1;
+        return k;
+    if (hi - lo < w) {
+        while (width < hi - lo)
+            width *= 2;
+        part[k++] = md_int(x, "llvm.loop.vectorize.width", x->i32, width);
+        part[k++] = md_int(x, "llvm.loop.vectorize.predicate.enable", x->i1, true);
+    }
+    for (int c = 4; c > 1 && count == 1; c /= 2)
+        if ((hi - lo) % (c * w) == (hi - lo) % w && hi - lo >= c * w)
+            count = c;
+    part[k++] = md_int(x, "llvm.loop.interleave.count", x->i32, count);
+    return k;
 }
 
 static LLVMValueRef loop_metadata(Body *g, int i) {
     LlvmIr *x = g->x;
     const LInst *n = &g->p->insts.at[i];
     bool vector = n->op == LOOP_VECTOR && n->innermost;
-    LLVMMetadataRef self = LLVMTemporaryMDNode(x->c, NULL, 0), part[4] = {self};
+    LLVMMetadataRef self = LLVMTemporaryMDNode(x->c, NULL, 0), part[8] = {self};
     unsigned k = 1;
     part[k++] = md_int(x, "llvm.loop.vectorize.enable", x->i1, vector);
     if (vector) {
         LLVMMetadataRef pair[] = {LLVMMDStringInContext2(x->c, "llvm.loop.parallel_accesses", 27),
                                   LLVMValueAsMetadata(x->access_group)};
         part[k++] = LLVMMDNodeInContext2(x->c, pair, 2);
-        int count = interleave(g, n);
-        if (count)
-            part[k++] = md_int(x, "llvm.loop.interleave.count", x->i32, count);
+        part[k++] =
+            md_int(x, "llvm.loop.unroll.disable", x->i1, true); /* not before it is a vector */
+        k = vector_hints(g, n, part, k);
     }
     LLVMMetadataRef node = LLVMMDNodeInContext2(x->c, part, k);
     LLVMMetadataReplaceAllUsesWith(self, node);

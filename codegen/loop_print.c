@@ -1,106 +1,112 @@
 /* loop_print.c: LoopPrograms as text, their hash and equality.
  *
  *     task program "softmax" (b0 f32, b1 f32) {
- *       %1 = task
- *       for vector %4 = 0 .. 128 {
- *         %5 = load b0[%4] : f32
+ *       for vector %1 = 0 .. 128 {
+ *         %2 = load b0[%1] : f32
  */
 #include "codegen/loop_program.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const arg_names[LARG_COUNT] = {"group", "m0",      "m1",  "n0",
                                                   "n1",    "tile_ld", "task"};
 
-static void print_value(const LoopProgram *p, LVal v, FILE *to) {
-    const LInst *n = lp_inst(p, v);
+typedef struct Printer {
+    const LoopProgram *program;
+    const int *number; /* by LVal: values are numbered in the order they are printed */
+    FILE *to;
+} Printer;
+
+static void print_value(const Printer *p, LVal v) {
+    const LInst *n = lp_inst(p->program, v);
     if (n->kind == LI_ARG)
-        fprintf(to, "%s", arg_names[n->ref]);
+        fprintf(p->to, "%s", arg_names[n->ref]);
     else if (n->kind != LI_CONST)
-        fprintf(to, "%%%d", v);
+        fprintf(p->to, "%%%d", p->number[v]);
     else if (n->type == LT_BOOL)
-        fprintf(to, "%s", n->i ? "true" : "false");
+        fprintf(p->to, "%s", n->i ? "true" : "false");
     else if (n->type == LT_I64)
-        fprintf(to, "%lld", (long long)n->i);
+        fprintf(p->to, "%lld", (long long)n->i);
     else
-        fprintf(to, n->type == LT_F32 ? "%.9gf" : "%.17g", n->f);
+        fprintf(p->to, n->type == LT_F32 ? "%.9gf" : "%.17g", n->f);
 }
 
-static void print_place(const LoopProgram *p, int buffer, LVal index, FILE *to) {
+static void print_place(const Printer *p, int buffer, LVal index) {
     if (buffer == LB_TILE)
-        fprintf(to, "tile[");
+        fprintf(p->to, "tile[");
     else if (LB_IS_LOCAL(buffer))
-        fprintf(to, "l%d[", LB_LOCAL_INDEX(buffer));
+        fprintf(p->to, "l%d[", LB_LOCAL_INDEX(buffer));
     else
-        fprintf(to, "b%d[", buffer);
-    print_value(p, index, to);
-    fprintf(to, "]");
+        fprintf(p->to, "b%d[", buffer);
+    print_value(p, index);
+    fprintf(p->to, "]");
 }
 
-static void print_op(const LoopProgram *p, const LInst *n, LVal v, FILE *to) {
-    fprintf(to, "%%%d = %s", v, loop_op_names[n->op]);
+static void print_op(const Printer *p, const LInst *n, LVal v) {
+    fprintf(p->to, "%%%d = %s", p->number[v], loop_op_names[n->op]);
     const LVal in[] = {n->a, n->b, n->c};
     for (int i = 0; i < 3 && in[i]; i++) {
-        fprintf(to, i ? ", " : " ");
-        print_value(p, in[i], to);
+        fprintf(p->to, i ? ", " : " ");
+        print_value(p, in[i]);
     }
-    fprintf(to, " : %s", loop_type_name(n->type));
+    fprintf(p->to, " : %s", loop_type_name(n->type));
 }
 
-static void print_inst(const LoopProgram *p, LVal v, FILE *to) {
-    const LInst *n = lp_inst(p, v);
+static void print_inst(const Printer *p, LVal v) {
+    const LInst *n = lp_inst(p->program, v);
     switch (n->kind) {
     case LI_CONST:
     case LI_ARG:
         return;
     case LI_OP:
-        print_op(p, n, v, to);
+        print_op(p, n, v);
         break;
     case LI_LOAD:
-        fprintf(to, "%%%d = load ", v);
-        print_place(p, n->ref, n->a, to);
-        fprintf(to, " : %s", loop_type_name(n->type));
+        fprintf(p->to, "%%%d = load ", p->number[v]);
+        print_place(p, n->ref, n->a);
+        fprintf(p->to, " : %s", loop_type_name(n->type));
         break;
     case LI_STORE:
-        fprintf(to, "store ");
-        print_place(p, n->ref, n->a, to);
-        fprintf(to, " = ");
-        print_value(p, n->b, to);
+        fprintf(p->to, "store ");
+        print_place(p, n->ref, n->a);
+        fprintf(p->to, " = ");
+        print_value(p, n->b);
         break;
     case LI_LOOP:
-        fprintf(to, "for%s %%%d = ", n->op == LOOP_VECTOR ? " vector" : "", v);
-        print_value(p, n->a, to);
-        fprintf(to, " .. ");
-        print_value(p, n->b, to);
-        fprintf(to, " {");
+        fprintf(p->to, "for%s %%%d = ", n->op == LOOP_VECTOR ? " vector" : "", p->number[v]);
+        print_value(p, n->a);
+        fprintf(p->to, " .. ");
+        print_value(p, n->b);
+        fprintf(p->to, " {");
         break;
     case LI_IF:
-        fprintf(to, "if ");
-        print_value(p, n->a, to);
-        fprintf(to, " {");
+        fprintf(p->to, "if ");
+        print_value(p, n->a);
+        fprintf(p->to, " {");
         break;
     case LI_ELSE:
-        fprintf(to, "} else {");
+        fprintf(p->to, "} else {");
         break;
     case LI_END:
-        fprintf(to, "}");
+        fprintf(p->to, "}");
         break;
     case LI_VAR:
     case LI_SET:
-        fprintf(to, "%sv%d = ", n->kind == LI_VAR ? "var " : "", n->ref);
-        print_value(p, n->a, to);
+        fprintf(p->to, "%sv%d = ", n->kind == LI_VAR ? "var " : "", n->ref);
+        print_value(p, n->a);
         break;
     case LI_GET:
-        fprintf(to, "%%%d = v%d", v, n->ref);
+        fprintf(p->to, "%%%d = v%d", p->number[v], n->ref);
         break;
     case LI_FAULT:
-        fprintf(to, "fault \"%s\" at ", n->text);
-        print_value(p, n->a, to);
-        fprintf(to, " value ");
-        print_value(p, n->b, to);
+        fprintf(p->to, "fault \"%s\" at ", n->text);
+        print_value(p, n->a);
+        fprintf(p->to, " value ");
+        print_value(p, n->b);
         break;
     }
-    fprintf(to, "\n");
+    fprintf(p->to, "\n");
 }
 
 void loop_program_print(const LoopProgram *p, FILE *to) {
@@ -111,16 +117,23 @@ void loop_program_print(const LoopProgram *p, FILE *to) {
     for (int i = 0; i < p->locals.n; i++)
         fprintf(to, "  local l%d %s[%lld]\n", i, loop_type_name(p->locals.at[i].type),
                 (long long)p->locals.at[i].count);
-    int depth = 1;
+    int *number = xcalloc((size_t)p->insts.n + 1, sizeof *number), depth = 1, next = 1;
+    for (int i = 0; i < p->insts.n; i++) {
+        const LInst *n = &p->insts.at[i];
+        if (n->type != LT_NONE && n->kind != LI_CONST && n->kind != LI_ARG)
+            number[i + 1] = next++;
+    }
+    const Printer print = {p, number, to};
     for (int i = 0; i < p->insts.n; i++) {
         LInstKind k = p->insts.at[i].kind;
         depth -= k == LI_ELSE || k == LI_END;
         if (k != LI_CONST && k != LI_ARG)
             fprintf(to, "%*s", 2 * depth, "");
-        print_inst(p, i + 1, to);
+        print_inst(&print, i + 1);
         depth += k == LI_ELSE || k == LI_IF || k == LI_LOOP;
     }
     fprintf(to, "}\n");
+    free(number);
 }
 
 uint64_t loop_program_hash(const LoopProgram *p) {

@@ -114,24 +114,85 @@ static void prints(void **state) {
     fclose(f);
     assert_string_equal(text, "task program \"row sum\" (b0 f32, b1 f16) {\n"
                               "  var v0 = 0f\n"
-                              "  for vector %5 = 0 .. 8 {\n"
-                              "    %7 = mul task, 8 : i64\n"
-                              "    %8 = add %7, %5 : i64\n"
-                              "    %9 = v0\n"
-                              "    %10 = load b0[%8] : f32\n"
-                              "    %11 = add %9, %10 : f32\n"
-                              "    v0 = %11\n"
+                              "  for vector %1 = 0 .. 8 {\n"
+                              "    %2 = mul task, 8 : i64\n"
+                              "    %3 = add %2, %1 : i64\n"
+                              "    %4 = v0\n"
+                              "    %5 = load b0[%3] : f32\n"
+                              "    %6 = add %4, %5 : f32\n"
+                              "    v0 = %6\n"
                               "  }\n"
-                              "  %15 = lt task, 2 : bool\n"
-                              "  if %15 {\n"
-                              "    %17 = v0\n"
-                              "    store b1[task] = %17\n"
+                              "  %7 = lt task, 2 : bool\n"
+                              "  if %7 {\n"
+                              "    %8 = v0\n"
+                              "    store b1[task] = %8\n"
                               "  } else {\n"
                               "    fault \"too many\" at task value 1\n"
                               "  }\n"
                               "}\n");
     free(text);
     loop_program_free(p);
+}
+
+/* A vector loop around a sequential one becomes blocks of lanes; one that may not stays as it is.
+ */
+static LoopProgram *column_sum(bool triangle, int64_t columns) {
+    LoopProgram *p = loop_program_new(PROGRAM_TASK, "column sum");
+    int x = lp_buffer(p, DT_F32);
+    LVal j = lp_loop(p, LOOP_VECTOR, lp_const_i(p, 0), lp_const_i(p, columns));
+    int s = lp_var(p, LT_F32, lp_const_f(p, LT_F32, 0));
+    LVal i = lp_loop(p, LOOP_SEQ, lp_const_i(p, 0), triangle ? j : lp_const_i(p, 4));
+    LVal row = lp_2(p, L_MUL, i, lp_const_i(p, columns)), at = lp_2(p, L_ADD, row, j);
+    LVal sum_ = lp_get(p, s), term = lp_load(p, x, at);
+    lp_set(p, s, lp_2(p, L_ADD, sum_, term));
+    lp_end(p);
+    LVal all = lp_get(p, s);
+    lp_store(p, x, j, all);
+    lp_end(p);
+    return p;
+}
+
+static void distributes_outer_vector_loops(void **state) {
+    (void)state;
+    LoopProgram *p = column_sum(false, 512), *q = loop_distribute(p);
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    loop_program_print(q, f);
+    fclose(f);
+    assert_string_equal(text, "task program \"column sum\" (b0 f32) {\n"
+                              "  local l0 f32[256]\n"
+                              "  for %1 = 0 .. 2 {\n"
+                              "    %2 = mul %1, 256 : i64\n"
+                              "    for vector %3 = 0 .. 256 {\n"
+                              "      %4 = add %2, %3 : i64\n"
+                              "      store l0[%3] = 0f\n"
+                              "    }\n"
+                              "    for %5 = 0 .. 4 {\n"
+                              "      %6 = mul %5, 512 : i64\n"
+                              "      for vector %7 = 0 .. 256 {\n"
+                              "        %8 = add %2, %7 : i64\n"
+                              "        %9 = add %6, %8 : i64\n"
+                              "        %10 = load l0[%7] : f32\n"
+                              "        %11 = load b0[%9] : f32\n"
+                              "        %12 = add %10, %11 : f32\n"
+                              "        store l0[%7] = %12\n"
+                              "      }\n"
+                              "    }\n"
+                              "    for vector %13 = 0 .. 256 {\n"
+                              "      %14 = add %2, %13 : i64\n"
+                              "      %15 = load l0[%13] : f32\n"
+                              "      store b0[%14] = %15\n"
+                              "    }\n"
+                              "  }\n"
+                              "}\n");
+    free(text);
+    loop_program_free(p);
+    loop_program_free(q);
+    p = column_sum(true, 512), q = loop_distribute(p); /* the inner loop's end depends on j */
+    assert_true(loop_program_equal(p, q));
+    loop_program_free(p);
+    loop_program_free(q);
 }
 
 static void equal_but_for_the_name(void **state) {
@@ -150,8 +211,11 @@ static void equal_but_for_the_name(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(folds_integers),          cmocka_unit_test(folds_identities),
-        cmocka_unit_test(numbers_values_by_scope), cmocka_unit_test(prints),
+        cmocka_unit_test(folds_integers),
+        cmocka_unit_test(folds_identities),
+        cmocka_unit_test(numbers_values_by_scope),
+        cmocka_unit_test(prints),
+        cmocka_unit_test(distributes_outer_vector_loops),
         cmocka_unit_test(equal_but_for_the_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
