@@ -184,14 +184,22 @@ void grad_pow(Grad *G, Node *n, Value *const *dout) {
 }
 
 /* What happens where both operands of min or max are equal: the share of the cotangent that operand
- * `i` gets. Between a constant and a value it is the user's op that decides: Clip passes at its
- * bounds, Relu and the Hard family do not, and Max and Min of two tensors share. */
+ * `i` gets. Against a constant it is the user's op that decides: Clip passes at its bounds, as do
+ * the Elu family's exponentials; Relu and the Hard family do not; Max and Min of two tensors share.
+ */
 static double tie_share(const Node *n, int i) {
-    const char *op = n->src ? n->src->op_type : "";
+    static const struct {
+        const char *op_type;
+        double share;
+    } known[] = {{"Clip", 1}, {"Elu", 1},         {"Selu", 1},     {"Celu", 1},
+                 {"Relu", 0}, {"HardSigmoid", 0}, {"HardSwish", 0}};
     double ignored;
-    if (!is_splat(n->in[1 - i], &ignored) || !strcmp(op, "Max") || !strcmp(op, "Min"))
+    if (!n->src || !is_splat(n->in[1 - i], &ignored))
         return 0.5;
-    return !strcmp(op, "Clip") ? 1 : !strcmp(op, "Relu") || !strncmp(op, "Hard", 4) ? 0 : 0.5;
+    for (int k = 0; k < COUNT_OF(known); k++)
+        if (!strcmp(n->src->op_type, known[k].op_type))
+            return known[k].share;
+    return 0.5;
 }
 
 void grad_minmax(Grad *G, Node *n, Value *const *dout) {
