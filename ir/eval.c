@@ -29,14 +29,24 @@ RTensor *rtensor_new(Arena *a, DType t, int rank, const int64_t *dims) {
     return r;
 }
 
-RTensor *rtensor_from(Arena *a, const Tensor *t) {
-    RTensor *r = rtensor_new(a, t->dtype, t->rank, t->dims);
-    for (int64_t i = 0; i < r->count; i++) {
-        if (dtype_is_float(t->dtype))
+/* r has t's shape and kind. */
+static void rtensor_fill(RTensor *r, const Tensor *t) {
+    if (t->dtype == DT_F32) {
+        const float *x = t->data;
+        for (int64_t i = 0; i < r->count; i++)
+            r->f[i] = x[i];
+    } else if (dtype_is_float(t->dtype)) {
+        for (int64_t i = 0; i < r->count; i++)
             r->f[i] = tensor_get_f(t, i);
-        else
+    } else {
+        for (int64_t i = 0; i < r->count; i++)
             r->i[i] = tensor_get_i(t, i);
     }
+}
+
+RTensor *rtensor_from(Arena *a, const Tensor *t) {
+    RTensor *r = rtensor_new(a, t->dtype, t->rank, t->dims);
+    rtensor_fill(r, t);
     return r;
 }
 
@@ -297,15 +307,9 @@ bool eval_constant(Eval *ev, Node *n, RTensor **in, RTensor **out) {
     const Tensor *t = node_attr(n, AT_VALUE)->t;
     Dims x = {.rank = t->rank};
     memcpy(x.at, t->dims, sizeof(int64_t) * (size_t)t->rank);
-    int64_t count = tensor_count(t);
     if (!(out[0] = eval_result(ev, n, t->dtype, &x)))
         return false;
-    for (int64_t i = 0; i < count; i++) {
-        if (dtype_is_float(t->dtype))
-            out[0]->f[i] = tensor_get_f(t, i);
-        else
-            out[0]->i[i] = tensor_get_i(t, i);
-    }
+    rtensor_fill(out[0], t);
     return true;
 }
 

@@ -150,9 +150,10 @@ static int64_t pow_i(int64_t x, int64_t y) {
     return (int64_t)r;
 }
 
+/* clang-format off */
 ROW(add_f, double, double, x + y)
 ROW(sub_f, double, double, x - y)
-ROW(mul_f, double, double, x *y)
+ROW(mul_f, double, double, x * y)
 ROW(div_f, double, double, x / y)
 ROW(mod_f, double, double, floor_mod(x, y))
 ROW(fmod_f, double, double, fmod(x, y))
@@ -164,7 +165,7 @@ ROW(lt_f, int64_t, double, x < y)
 ROW(le_f, int64_t, double, x <= y)
 ROW(add_i, int64_t, int64_t, (uint64_t)x + (uint64_t)y)
 ROW(sub_i, int64_t, int64_t, (uint64_t)x - (uint64_t)y)
-ROW(mul_i, int64_t, int64_t, (uint64_t)x *(uint64_t)y)
+ROW(mul_i, int64_t, int64_t, (uint64_t)x * (uint64_t)y)
 ROW(quotient_i, int64_t, int64_t, div_i(x, y))
 ROW(quotient_u, int64_t, uint64_t, x / y)
 ROW(modulo_i, int64_t, int64_t, mod_i(x, y))
@@ -180,9 +181,10 @@ ROW(lt_i, int64_t, int64_t, x < y)
 ROW(le_i, int64_t, int64_t, x <= y)
 ROW(lt_u, int64_t, uint64_t, x < y)
 ROW(le_u, int64_t, uint64_t, x <= y)
-ROW(and_i, int64_t, int64_t, x &&y)
+ROW(and_i, int64_t, int64_t, x && y)
 ROW(or_i, int64_t, int64_t, x || y)
 ROW(xor_i, int64_t, int64_t, !x != !y)
+/* clang-format on */
 
 /* By op: float, signed, unsigned 64. */
 static RowLoop row_loop(const Node *n, DType t) {

@@ -68,8 +68,9 @@ bool shape_axis(int64_t axis, int rank, int *out, Fault *f) {
     return true;
 }
 
-/* Two symbols may both be right (one of them 1): the older one, that of an input, is kept. Sizes
- * are bound and shapes inferred again before anything is computed. */
+/* Two symbols may both be right (one of them 1): the older one, that of an input, is kept; sizes
+ * are bound and shapes inferred again before anything is computed. Beside a DIM_UNKNOWN a symbol
+ * proves nothing, since it may stand for 1. */
 static bool join_dim(int64_t a, int64_t b, int64_t *out) {
     if (a == b || b == 1)
         *out = a;
@@ -77,6 +78,8 @@ static bool join_dim(int64_t a, int64_t b, int64_t *out) {
         *out = b;
     else if (a >= 0 && b >= 0)
         return false;
+    else if (a < 0 && b < 0 && (a == DIM_UNKNOWN || b == DIM_UNKNOWN))
+        *out = DIM_UNKNOWN;
     else
         *out = a > b ? a : b;
     return true;

@@ -114,6 +114,7 @@ static void test_shape_ops(void **state) {
     SHAPED(op_concat(&at, (Value *[]){x, x}, 2, 2), BATCH, SEQ, 16);
     SHAPED(op_concat(&at, (Value *[]){x, x}, 2, 1), BATCH, FRESH, 8);
     SHAPED(op_expand(&at, INPUT(DT_F32, BATCH, 1), 2, (int64_t[]){1, 4}), BATCH, 4);
+    SHAPED(result(OP_EXPAND, IN(INPUT(DT_F32, BATCH, 4), INPUT(DT_I64, 2)), NO_ATTRS), FRESH, 4);
     SHAPED(result(OP_PAD, IN(x), ATTRS(A_INTS(PADS, 0, 1, 0, 0, 0, 2))), BATCH, FRESH, 10);
     SHAPED(result(OP_SHAPE, IN(x), NO_ATTRS), 3);
     SHAPED(result(OP_NONZERO, IN(x), NO_ATTRS), 3, FRESH);
