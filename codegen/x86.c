@@ -1,12 +1,13 @@
 /* x86.c: LoopModule -> machine code in this process.
  *
- *     programs ─ equal ones once ─► units, one LLVM module each ─ passes, code generation, a thread
- * each ─► objects ─► ORC
+ *     programs ─ equal ones once ─► units ─ passes, code generation, a thread each ─► objects ─► ORC
  *
- * The pass list is our own: programs come with loops already tested at the end and need no
- * inlining, so a few passes before and after the loop vectoriser do, in a fraction of the time of
- * -O2. Objects are linked by ORC's LLJIT, which sets the pages' protection; the functions of libm
- * that kernels call are given to it by address. */
+ * A unit is one LLVM module with a share of the programs. The pass list is our own: programs come
+ * with loops already tested at the end and need no inlining, so a few passes before and after the
+ * loop vectoriser do, in a fraction of the time of -O2. The schedule is a unit of its own, which is
+ * translated without optimisation: it runs once per step and may be long. Objects are linked by
+ * ORC's LLJIT, which sets the pages' protection; the functions of libm that kernels call are given
+ * to it by address. */
 #include "codegen/x86.h"
 #include "codegen/llvm_ir.h"
 
@@ -52,7 +53,7 @@ typedef struct Unit {
     const X86Target *target;
     const Function *functions;
     int nfunctions, first, step; /* this unit compiles first, first+step, ... */
-    char *const *call_names;     /* with the schedule; else NULL */
+    char *const *call_names;     /* a unit of the schedule alone; else NULL */
     bool want_llvm, want_asm;
     LLVMMemoryBufferRef object;
     char *llvm_text, *asm_text; /* LLVM messages */
@@ -85,14 +86,13 @@ static void initialise(void) {
     LLVMInstallFatalErrorHandler(on_fatal);
 }
 
-static LLVMTargetMachineRef target_machine(const X86Target *t) {
+static LLVMTargetMachineRef target_machine(const X86Target *t, LLVMCodeGenOptLevel level) {
     LLVMTargetRef target;
     char *error = NULL, *triple = LLVMGetDefaultTargetTriple();
     if (LLVMGetTargetFromTriple(triple, &target, &error))
         bug("llvm: %s", error);
-    LLVMTargetMachineRef tm =
-        LLVMCreateTargetMachine(target, triple, t->cpu, t->features, LLVMCodeGenLevelDefault,
-                                LLVMRelocPIC, LLVMCodeModelDefault);
+    LLVMTargetMachineRef tm = LLVMCreateTargetMachine(target, triple, t->cpu, t->features, level,
+                                                      LLVMRelocPIC, LLVMCodeModelDefault);
     LLVMDisposeMessage(triple);
     return tm;
 }
@@ -136,7 +136,8 @@ static void *compile_unit(void *unit) {
     Unit *u = unit;
     LlvmIr *x = llvm_ir_new("step");
     LLVMContextSetDiagnosticHandler(x->c, on_diagnostic, u);
-    LLVMTargetMachineRef tm = target_machine(u->target);
+    LLVMTargetMachineRef tm =
+        target_machine(u->target, u->call_names ? LLVMCodeGenLevelNone : LLVMCodeGenLevelDefault);
     char *triple = LLVMGetTargetMachineTriple(tm);
     LLVMTargetDataRef layout = LLVMCreateTargetDataLayout(tm);
     LLVMSetTarget(x->m, triple);
@@ -150,7 +151,8 @@ static void *compile_unit(void *unit) {
     if (LLVMVerifyModule(x->m, LLVMReturnStatusAction, &error))
         bug("llvm: %s", error);
     LLVMDisposeMessage(error);
-    optimise(tm, x->m);
+    if (!u->call_names)
+        optimise(tm, x->m);
     if (u->want_llvm)
         u->llvm_text = LLVMPrintModuleToString(x->m);
     if (u->want_asm)
@@ -310,18 +312,19 @@ X86Code *x86_compile(const LoopModule *m, const char *cpu, FILE *dump_llvm, FILE
     size_t calls = (size_t)m->calls.n + 1;
     Function *functions = xcalloc(calls, sizeof *functions);
     char **names = xcalloc(calls, sizeof *names);
-    int n = code->functions = distinct_programs(m, functions, names), nunits = unit_count(n);
+    code->functions = distinct_programs(m, functions, names);
+    int nunits = unit_count(code->functions) + 1;
     Unit *units = xcalloc((size_t)nunits, sizeof *units);
-    for (int i = 0; i < nunits; i++)
-        units[i] = (Unit){.module = m,
-                          .target = &code->jit->target,
-                          .functions = functions,
-                          .nfunctions = n,
-                          .first = i,
-                          .step = nunits,
-                          .call_names = i == 0 ? names : NULL,
-                          .want_llvm = dump_llvm,
-                          .want_asm = dump_asm};
+    for (int i = 0; i < nunits; i++) {
+        units[i] = (Unit){.module = m, .target = &code->jit->target};
+        units[i].want_llvm = dump_llvm, units[i].want_asm = dump_asm;
+        if (i == nunits - 1) {
+            units[i].call_names = names;
+            continue;
+        }
+        units[i].functions = functions, units[i].nfunctions = code->functions;
+        units[i].first = i, units[i].step = nunits - 1;
+    }
     compile_units(units, nunits);
     link_units(code, units, nunits);
     finish_units(code, units, nunits, dump_llvm, dump_asm);
