@@ -57,8 +57,9 @@ typedef struct StepEnv {
     StgcRt *rt;
     const int64_t *offsets; /* of the call's buffers */
 } StepEnv;
-/* llvm_program.c: the function `name` (StgcTask or StgcEpilogue) of a program. */
-LLVMValueRef llvm_program(LlvmIr *x, const LoopProgram *p, const char *name);
+/* llvm_program.c: the function `name` (StgcTask or StgcEpilogue) of a program, whose
+ * buffers are aligned to `alignment` bytes. */
+LLVMValueRef llvm_program(LlvmIr *x, const LoopProgram *p, const char *name, unsigned alignment);
 LLVMTypeRef llvm_program_type(const LlvmIr *x, ProgramKind kind);
 
 /* llvm_schedule.c: `stgc_run` of a module. names[i] is the function of call i's program, or NULL.

@@ -325,14 +325,14 @@ static LLVMTypeRef body_type(const LlvmIr *x, const LoopProgram *p) {
     return type;
 }
 
-static void body_parameters(Body *g) {
+static void body_parameters(Body *g, unsigned alignment) {
     LlvmIr *x = g->x;
     const LoopProgram *p = g->p;
     unsigned k = 0;
     for (int i = 0; i < p->buffers.n; i++, k++) {
         g->buffers[i] = LLVMGetParam(g->fn, k);
         llvm_attribute(x, g->fn, k + 1, "noalias", 0);
-        llvm_attribute(x, g->fn, k + 1, "align", 64);
+        llvm_attribute(x, g->fn, k + 1, "align", alignment);
     }
     if (p->kind == PROGRAM_EPILOGUE) {
         g->tile = LLVMGetParam(g->fn, k++);
@@ -347,7 +347,8 @@ static void body_parameters(Body *g) {
             g->args[a] = LLVMGetParam(g->fn, k++);
 }
 
-static LLVMValueRef build_body(LlvmIr *x, const LoopProgram *p, const char *name) {
+static LLVMValueRef build_body(LlvmIr *x, const LoopProgram *p, const char *name,
+                               unsigned alignment) {
     char full[256];
     snprintf(full, sizeof full, "%s.body", name);
     Body g = {.x = x, .p = p, .fn = LLVMAddFunction(x->m, full, body_type(x, p))};
@@ -358,7 +359,7 @@ static LLVMValueRef build_body(LlvmIr *x, const LoopProgram *p, const char *name
     g.vars = xcalloc((size_t)p->vars.n + 1, sizeof *g.vars);
     g.locals = xcalloc((size_t)p->locals.n + 1, sizeof *g.locals);
     g.buffers = xcalloc((size_t)p->buffers.n + 1, sizeof *g.buffers);
-    body_parameters(&g);
+    body_parameters(&g, alignment);
     g.entry = block(&g, "entry");
     LLVMBasicBlockRef start = block(&g, "start");
     LLVMPositionBuilderAtEnd(B, g.entry);
@@ -386,10 +387,10 @@ static LLVMValueRef env_field(LlvmIr *x, LLVMValueRef env, size_t at) {
     return LLVMBuildLoad2(B, x->ptr, LLVMBuildInBoundsGEP2(B, x->i8, env, &offset, 1, ""), "");
 }
 
-LLVMValueRef llvm_program(LlvmIr *x, const LoopProgram *p, const char *name) {
+LLVMValueRef llvm_program(LlvmIr *x, const LoopProgram *p, const char *name, unsigned alignment) {
     if (p->open.n)
         bug("%s: %d loops or ifs are not ended", p->name, p->open.n);
-    LLVMValueRef body = build_body(x, p, name);
+    LLVMValueRef body = build_body(x, p, name, alignment);
     LLVMValueRef fn = LLVMAddFunction(x->m, name, llvm_program_type(x, p->kind));
     function_attributes(x, fn);
     LLVMPositionBuilderAtEnd(B, LLVMAppendBasicBlockInContext(x->c, fn, "entry"));

@@ -1,12 +1,12 @@
-/* loop_distribute.c: vector loops around sequential loops, turned inside out so that they
- * vectorise.
+/* loop_distribute.c: vector loops around sequential loops, turned inside out so that they vectorise.
  *
- *     for vector j = 0 .. n {                 for b = 0 .. n / W {
- *       var s = 0                               for vector l = 0 .. W { s[l] = 0 }
- *       for i = 0 .. m {               =>       for i = 0 .. m {
- *         s += x[i*n + j]                         for vector l = 0 .. W { s[l] += x[i*n + b*W + l]
- * } }                                       } y[j] = s                                for vector l
- * = 0 .. W { y[b*W + l] = s[l] } }                                       }
+ *     for vector j = 0 .. n {           for b = 0 .. n / W {
+ *       var s = 0                         for vector l = 0 .. W { s[l] = 0 }
+ *       for i = 0 .. m {          =>      for i = 0 .. m {
+ *         s += x[i*n + j]                   for vector l = 0 .. W { s[l] += x[i*n + b*W + l] }
+ *       }                                 }
+ *       y[j] = s                          for vector l = 0 .. W { y[b*W + l] = s[l] }
+ *     }                                 }
  *
  * The iterations of a vector loop are independent, so blocks of W of them may go through the body
  * in step. Each straight section of the body becomes a vector loop over the lanes; variables of the

@@ -1,6 +1,7 @@
 /* x86.c: LoopModule -> machine code in this process.
  *
- *     programs ─ equal ones once ─► units ─ passes, code generation, a thread each ─► objects ─► ORC
+ *     programs ─ equal ones once ─► units ─ passes, code generation, a thread each ─► objects ─►
+ * ORC
  *
  * A unit is one LLVM module with a share of the programs. The pass list is our own: programs come
  * with loops already tested at the end and need no inlining, so a few passes before and after the
@@ -45,6 +46,7 @@ typedef struct X86Jit {
 typedef struct Function {
     const LoopProgram *program;
     uint64_t hash;
+    unsigned alignment; /* of every buffer of every call, up to 64 bytes */
     char name[96];
 } Function;
 
@@ -127,7 +129,7 @@ static void optimise(LLVMTargetMachineRef tm, LLVMModuleRef m) {
 
 static void build_function(LlvmIr *x, const Function *f) {
     LoopProgram *turned = loop_distribute(f->program);
-    llvm_program(x, turned ? turned : f->program, f->name);
+    llvm_program(x, turned ? turned : f->program, f->name, f->alignment);
     loop_program_free(turned);
 }
 
@@ -263,10 +265,13 @@ static int distinct_programs(const LoopModule *m, Function *functions, char **ca
                           (functions[k].hash == h && loop_program_equal(functions[k].program, p))))
             k++;
         if (k == n) {
-            functions[n] = (Function){.program = p, .hash = h};
+            functions[n] = (Function){.program = p, .hash = h, .alignment = 64};
             name_function(&functions[n], n, p->name);
             n++;
         }
+        for (int b = 0; b < p->buffers.n; b++)
+            while (m->calls.at[i].buffers[b] % functions[k].alignment)
+                functions[k].alignment /= 2;
         call_names[i] = functions[k].name;
     }
     return n;

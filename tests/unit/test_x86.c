@@ -326,6 +326,27 @@ static void ragged_gather(void **state) {
     free(arena);
 }
 
+/* Buffers that start anywhere in another one. */
+static void buffers_need_no_alignment(void **state) {
+    (void)state;
+    enum { C = 64, R = 2 };
+    float *a = random_floats(512, 7);
+    Fake f = fake();
+    LoopModule *m = module_new();
+    add_call(m, softmax(C), R, (int64_t[]){4, 1024 + 12}, 2);
+    add_call(m, softmax(C), R, (int64_t[]){0, 1024}, 2);
+    X86Code *c = compile(m);
+    assert_int_equal(c->functions, 1);
+    c->run(&f.rt, (char *)a);
+    double sum = 0;
+    for (int i = 0; i < C; i++)
+        sum += (double)a[256 + i];
+    near((float)sum, 1, 1e-5);
+    x86_free(c);
+    loop_module_free(m);
+    free(a);
+}
+
 static void faults_are_reported(void **state) {
     (void)state;
     LoopProgram *p = loop_program_new(PROGRAM_TASK, "check");
@@ -541,11 +562,17 @@ static void dumps_are_written(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(softmax_of_any_width),   cmocka_unit_test(sums_over_columns),
-        cmocka_unit_test(locals_and_ifs),         cmocka_unit_test(ragged_gather),
-        cmocka_unit_test(faults_are_reported),    cmocka_unit_test(epilogue_of_a_product),
-        cmocka_unit_test(descriptors_are_filled), cmocka_unit_test(equal_programs_are_one_function),
-        cmocka_unit_test(results_are_repeatable), cmocka_unit_test(dumps_are_written),
+        cmocka_unit_test(softmax_of_any_width),
+        cmocka_unit_test(sums_over_columns),
+        cmocka_unit_test(locals_and_ifs),
+        cmocka_unit_test(ragged_gather),
+        cmocka_unit_test(buffers_need_no_alignment),
+        cmocka_unit_test(faults_are_reported),
+        cmocka_unit_test(epilogue_of_a_product),
+        cmocka_unit_test(descriptors_are_filled),
+        cmocka_unit_test(equal_programs_are_one_function),
+        cmocka_unit_test(results_are_repeatable),
+        cmocka_unit_test(dumps_are_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
