@@ -299,22 +299,19 @@ static Value *view_root(Value *v) {
 
 /* Adds what a walk from dz brought to the parameters' gradients. */
 static void add_gradients(Compile *c, Builder *b, const Cotangents *extra) {
+    StrMap more = {0};
+    FOR_NODES(n, c->g)
+    if (n->op == OP_PARAM && n->out[0]->id < extra->n && extra->of[n->out[0]->id])
+        strmap_put(&more, param_name(n->out[0]), n->out[0]);
     for (int i = 0; i < c->g->outputs.n; i++) {
         GraphOutput *o = &c->g->outputs.at[i];
-        if (strncmp(o->name, "grad/", 5))
+        Value *param = strncmp(o->name, "grad/", 5) ? NULL : strmap_get(&more, o->name + 5);
+        if (!param)
             continue;
-        FOR_NODES(n, c->g) {
-            if (n->op != OP_PARAM || strcmp(param_name(n->out[0]), o->name + 5) ||
-                n->out[0]->id >= extra->n)
-                continue;
-            Value *more = extra->of[n->out[0]->id];
-            if (more) {
-                *b = builder_at_end(c->g, n->src);
-                o->value = op_binary(b, OP_ADD, o->value, more);
-            }
-            break;
-        }
+        *b = builder_at_end(c->g, param->def->src);
+        o->value = op_binary(b, OP_ADD, o->value, extra->of[param->id]);
     }
+    strmap_free(&more);
 }
 
 static bool flow_back(Compile *c, Builder *b, const Seed *seeds, int nseeds, Value *const *stop,

@@ -32,16 +32,18 @@ static Value *zero_param(Builder *b, const Value *like, const char *suffix, Para
 
 static void collect(Compile *c, Builder *b, TrainedList *out) {
     bool acc = c->wants.accumulate || c->wants.apply_only;
+    StrMap grads = {0};
+    for (int i = 0; i < c->g->outputs.n; i++)
+        if (!strncmp(c->g->outputs.at[i].name, "grad/", 5))
+            strmap_put(&grads, c->g->outputs.at[i].name + 5, c->g->outputs.at[i].value);
     FOR_NODES(n, c->g) {
         if (n->op != OP_PARAM || node_int(n, AT_KIND, PARAM_WEIGHT) != PARAM_WEIGHT)
             continue;
-        Trained t = {n->out[0], NULL};
-        if (!c->wants.apply_only)
-            t.grad = graph_output_named(c->g,
-                                        arena_printf(&c->g->arena, "grad/%s", param_name(t.param)));
+        Trained t = {n->out[0], strmap_get(&grads, param_name(n->out[0]))};
         if (t.grad || c->wants.apply_only)
             vec_push(out, t);
     }
+    strmap_free(&grads);
     for (int i = 0; acc && i < out->n; i++) {
         Value *sum = zero_param(b, out->at[i].param, ".acc", PARAM_GRAD);
         if (c->wants.apply_only)
