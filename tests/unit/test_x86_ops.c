@@ -421,7 +421,7 @@ static void every_storage_type(void **state) {
                 tensor_set_f(&in, i,
                              i < 32 ? edges[i] : ldexp(1.0 + i * 0.00390625 * 1.001, i - 160));
             else
-                tensor_set_i(&in, i, i < 25 ? ints[i] : (int64_t)i * 0x123456789abcdef);
+                tensor_set_i(&in, i, i < 25 ? ints[i] : (int64_t)((uint64_t)i * 0x123456789abcdef));
         Arena a = {0};
         Tensor *want = tensor_new(&a, to, 1, dims);
         for (int i = 0; i < N; i++)
