@@ -94,8 +94,8 @@ static Value *moe(Model *m, Builder *b, int layer, Value *x, const Options *o) {
     Attr top[3] = {attr_i(AT_K, k), attr_i(AT_AXIS, 1), attr_i(AT_LARGEST, 1)};
     Node *t = op_node(b, OP_TOPK, &p, 1, top, 3);
     Value *sel[2] = {t->out[1], z};
-    Attr a[2] = {attr_i(AT_EXPERTS, E), attr_i(AT_TOP_K, k)};
-    Node *d = m->dispatch = op_node(b, OP_DISPATCH, sel, 2, a, 2);
+    Attr a[3] = {attr_i(AT_EXPERTS, E), attr_i(AT_TOP_K, k), attr_i(AT_LAYER, layer)};
+    Node *d = m->dispatch = op_node(b, OP_DISPATCH, sel, 2, a, 3);
     Value *take[3] = {x, d->out[1], d->out[4]};
     Value *rows = op_node(b, OP_GATHER_ROWS, take, 3, NULL, 0)->out[0];
     Node *first = grouped(m, b, layer, "up", rows, o, D, o->twice ? D : F);
