@@ -14,9 +14,13 @@ typedef enum {
 
 typedef struct Kernel {
     KernelKind kind;
+    Node *main;           /* the op that names it and whose lower_* hook emits it */
     VEC(Node *) nodes;    /* members in graph order; an inlined node may be a member of several kernels */
     VEC(Value *) roots;   /* values it stores */
     VEC(Value *) operands; /* values it loads from memory */
+    VEC(Value *) same_index; /* operands read only at the index that is stored, before the store: a root may take the
+                                buffer of one of its type and count that dies here */
+    int64_t scratch_bytes; /* set by whoever lowers, before plan_memory: bytes that live only during this kernel */
 } Kernel;
 
 typedef struct KernelPlan {
@@ -24,6 +28,7 @@ typedef struct KernelPlan {
     /* by value id: */
     Value **storage; /* the value whose buffer holds it (itself, or what it is a view of); NULL: lives only inside kernels */
     int64_t *view_offset; /* elements from the start of storage */
+    int nvalues;
 } KernelPlan;
 
 /* fused false: every op a kernel of its own (views stay views). */
@@ -31,9 +36,23 @@ KernelPlan *fuse(Graph *g, bool fused);
 void kernel_plan_free(KernelPlan *p);
 void kernel_plan_print(const KernelPlan *p, const Graph *g, FILE *to);
 
+/* A matrix operand read in place: element [batch…, row, col] of a matmul operand as strides into a stored value. */
+typedef struct MatrixView {
+    Value *base;      /* stored: plan->storage of it is not NULL */
+    int64_t offset;   /* elements, from the start of base */
+    int nbatch;       /* batch axes (rank - 2 of the operand) */
+    int64_t batch_stride[MAX_RANK];
+    int64_t row, col; /* strides in elements */
+} MatrixView;
+/* Sees `v` (rank >= 2; rank 1 is the caller's business) through transposes, expands, unit-step slices and reshapes that keep the
+ * strides regular, down to the first value for which `stored` holds. False if it cannot be read in place. */
+bool matrix_view(const Value *v, bool (*stored)(const Value *, void *), void *ctx, MatrixView *out);
+
 /* The memory plan: byte offsets into one arena. Persistent: params, inputs, updated state; the rest by lifetime. */
 typedef struct MemoryPlan {
     int64_t *offset; /* by value id; -1: no buffer of its own */
+    int64_t *scratch; /* by kernel; -1: none */
+    bool *updated;    /* by index of graph->updates: the value is computed in the param's own buffer */
     int64_t persistent_bytes, total_bytes, touched_bytes; /* total = the peak; touched = union of what is used */
 } MemoryPlan;
 MemoryPlan *plan_memory(const Graph *g, const KernelPlan *p);

@@ -1,0 +1,25 @@
+/* fuse_group.h: shared by the files of fuse. */
+#ifndef STGCC_PASSES_FUSE_GROUP_H
+#define STGCC_PASSES_FUSE_GROUP_H
+
+#include "passes/fuse.h"
+
+enum { COMBINE_UNROLL = 16 }; /* terms of a combine written out in an expression */
+
+/* The kind of kernel a node makes on its own. */
+KernelKind fuse_kind(const Node *n);
+/* n has an element rule: one element of its result is an expression of elements of its operands. */
+bool fuse_has_rule(const Node *n);
+/* n's result lies in the memory of its operand (if that is stored): *offset in elements. */
+bool fuse_is_view(const Node *n, int64_t *offset);
+/* v is written as a literal wherever it is used. */
+bool fuse_is_literal(const Value *v);
+Kernel *fuse_add_kernel(KernelPlan *p, KernelKind kind, Node *main);
+/* Fills in operands and same_index of a kernel whose nodes and roots are set. `member` by node id holds `mark` for its nodes. */
+void fuse_finish_kernel(KernelPlan *p, Kernel *k, const int *member, int mark);
+/* Moves every optimizer kernel to the earliest place where its operands exist and nobody reads its old params any more. */
+void fuse_hoist_optimizers(const Graph *g, KernelPlan *p);
+/* Greedy grouping (fuse_group.c): fills kernels and storage of an empty plan. */
+void fuse_groups(Graph *g, KernelPlan *p);
+
+#endif
