@@ -32,6 +32,8 @@ void grad_never(Grad *G, Node *n, Value *const *dout) {
 }
 
 bool grad_flows(const Node *n) {
+    if (n->op == OP_SIGN) /* flat, unless the model trains through it */
+        return node_attr(n, AT_MODE) != NULL;
     return rules[n->op] != grad_none;
 }
 

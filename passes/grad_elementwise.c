@@ -83,6 +83,11 @@ void grad_cos(Grad *G, Node *n, Value *const *dout) {
     grad_add(G, n->in[0], g_un(G, OP_NEG, g_mul(G, dout[0], g_un(G, OP_SIN, n->in[0]))));
 }
 
+/* Reached only where select_params found a straight-through estimator: the gradient of the identity. */
+void grad_sign(Grad *G, Node *n, Value *const *dout) {
+    grad_add(G, n->in[0], dout[0]);
+}
+
 /* Between float types the gradient is cast back (grad_add does it); what passes an integer is
  * constant. */
 void grad_cast(Grad *G, Node *n, Value *const *dout) {

@@ -1,4 +1,4 @@
-/* select_params.c: which parameters are trained.
+/* select_params.c: which parameters are trained, and where gradients pass a decision.
  *
  * What: a parameter is trained if a glob of model.train matches its name, none of model.freeze
  * does, it has two or more elements (or train names it exactly), and a gradient path leads from it
@@ -54,6 +54,29 @@ static bool mark_reaching(Compile *c, bool *reached) {
     return ok;
 }
 
+/* sign(relu(x)), 1 where an expert is switched on: such gates are trained by passing the gradient
+ * through as if sign were the identity. An export keeps only the values, so the gradient is put
+ * back here, and said. */
+static void mark_straight_through(Compile *c) {
+    if (c->recipe->stgc.straight_through == STRAIGHT_OFF)
+        return;
+    FOR_NODES(n, c->g) {
+        const Node *m = n->nin ? n->in[0]->def : NULL;
+        if (n->op != OP_SIGN || !dtype_is_float(n->in[0]->dtype) || m->op != OP_MAX)
+            continue;
+        for (int i = 0; i < 2; i++) {
+            const Tensor *t = value_const(m->in[i]);
+            if (!t || tensor_count(t) != 1 || tensor_get_f(t, 0) != 0)
+                continue;
+            node_set_str(n, AT_MODE, "straight_through");
+            diag_note(c->diag,
+                      "node \"%s\": the gradient passes this Sign of a Relu straight through",
+                      diag_safe(c->diag, n->src ? n->src->name : ""));
+            diag_more(c->diag, "stgc.straight_through: off makes it 0, as the exported model says");
+        }
+    }
+}
+
 bool pass_select_params(Compile *c) {
     const Recipe *r = c->recipe;
     if (r->model.tie.n) {
@@ -62,6 +85,7 @@ bool pass_select_params(Compile *c) {
                   "remove the key: initializers the exporter shares are trained as one already");
         return false;
     }
+    mark_straight_through(c);
     bool *reached = xcalloc((size_t)c->g->next_value, 1);
     bool ok = mark_reaching(c, reached);
     int params = 0, trained = 0, by_train = 0, by_freeze = 0;

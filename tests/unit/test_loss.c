@@ -229,6 +229,32 @@ static void test_selection(void **unused) {
     model_free(m);
 }
 
+/* sign(relu(w)) passes the gradient where w > 0, unless the recipe says otherwise; any other sign
+ * is flat. */
+static void test_straight_through(void **unused) {
+    (void)unused;
+    for (int k = 0; k < 3; k++) {
+        Model *m = model_new(1, (int64_t[]){3}, logits);
+        Builder b = builder_at_end(m->g, graph_source(m->g, "gate", "Sign"));
+        Value *zero = op_const_f(&b, DT_F32, 0), *relu = op_binary(&b, OP_MAX, m->w, zero);
+        relu->def->src = graph_source(m->g, "relu", "Relu");
+        Value *sign = op_unary(&b, OP_SIGN, k == 2 ? m->w : relu);
+        int64_t axis = 0;
+        Value *sum = op_reduce(&b, OP_REDUCE_SUM,
+                               op_binary(&b, OP_ADD, sign, op_binary(&b, OP_MUL, m->w, zero)),
+                               &axis, 1, false);
+        graph_add_output(m->g, "mine", sum);
+        m->recipe.loss.kind = LOSS_OUTPUT;
+        m->recipe.loss.logits = "mine";
+        m->recipe.stgc.straight_through = k == 1 ? STRAIGHT_OFF : STRAIGHT_AUTO;
+        double grad[3];
+        loss_of(m, NULL, grad);
+        for (int i = 0; i < 3; i++)
+            assert_true(grad[i] == (k == 0 && logits[i] > 0));
+        model_free(m);
+    }
+}
+
 /* ---- what users are told ---- */
 
 static void test_refusals(void **unused) {
@@ -261,6 +287,7 @@ int main(void) {
         cmocka_unit_test(test_regression),
         cmocka_unit_test(test_output_and_terms),
         cmocka_unit_test(test_selection),
+        cmocka_unit_test(test_straight_through),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
