@@ -6,10 +6,17 @@
 #include "ir/recipe.h"
 
 /* Limits of hardening.md; zero-initialise for the defaults. */
+typedef struct NamedTensor {
+    const char *name;
+    const Tensor *tensor;
+} NamedTensor;
 typedef struct ImportLimits {
     int64_t max_nodes;     /* default 1,000,000 after inlining */
     int64_t max_heap;      /* default max(256 MiB, 4 x file size) */
     bool sort;             /* accept a model whose nodes are not in topological order */
+    /* Graph inputs whose values are given already: they become constants, not inputs (axes, shapes, k fed at run time). */
+    const NamedTensor *known;
+    int nknown;
 } ImportLimits;
 
 /* What of the ONNX file the exporter of trained weights needs again. */
@@ -25,10 +32,6 @@ void onnx_file_free(OnnxFile *f);
 /* Trained weights back into the model: writes the original model with initializers replaced by `values` (by name; types
  * converted back to the initializer's), atomically (temporary, fsync, rename). Copies of merged experts
  * ("NAME@LAYER.EXPERT") become initializers of their own where the model's structure allows. */
-typedef struct NamedTensor {
-    const char *name;
-    const Tensor *tensor;
-} NamedTensor;
 bool onnx_export_weights(const OnnxFile *f, const char *path, const NamedTensor *values, int n, Diag *d);
 
 /* One serialized TensorProto (ONNX test data, input_0.pb); NULL with a diagnostic. */

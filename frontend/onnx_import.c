@@ -1,0 +1,377 @@
+/* onnx_import.c: ModelProto -> Graph: the walk over nodes in order.
+ *
+ * Initializers become parameters (floats of two or more elements) or constants, graph inputs become INPUT nodes with their
+ * names and symbolic dims, calls of model-local functions are read in place in a scope of their own, every other node goes to
+ * its reader. One OpCall per node; see onnx_import.h for how faults leave a reader. */
+#include "frontend/onnx_import.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "frontend/onnx_emit.h"
+#include "frontend/onnx_sizes.h"
+#include "ir/infer.h"
+
+static void import_nodes(Import *im, Onnx__NodeProto **nodes, size_t n, Scope *scope, const Frame *frame);
+
+/* ---- faults ---- */
+
+void call_skip(OpCall *c) {
+    longjmp(c->leave, 1);
+}
+
+const char *call_value_text(OpCall *c, const Value *v) {
+    const char *text = arena_printf(&c->im->scratch, "%s[", dtype_name(v->dtype));
+    for (int i = 0; i < v->rank; i++)
+        text = v->dims[i] < 0 ? arena_printf(&c->im->scratch, "%s%s%s", text, i ? "," : "",
+                                             diag_safe(c->im->d, dim_name(c->im->g, v->dims[i])))
+                              : arena_printf(&c->im->scratch, "%s%s%lld", text, i ? "," : "",
+                                             (long long)v->dims[i]);
+    return arena_printf(&c->im->scratch, "%s]", v->rank < 0 ? "?" : text);
+}
+
+static const char *call_label(OpCall *c) {
+    return arena_printf(&c->im->g->arena, "%s%s", c->scope->prefix, node_label(c->node));
+}
+
+void call_fail(OpCall *c, const char *fmt, ...) {
+    char text[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    Diag *d = c->im->d;
+    diag_error(d, EXIT_MODEL, "node \"%s\" (%s): %s", diag_safe(d, call_label(c)), diag_safe(d, c->node->op_type), text);
+    for (int i = 0; i < c->nin && i < 8 && c->in; i++)
+        if (c->in[i])
+            diag_more(d, "operand %d \"%s\" %s", i, diag_safe(d, c->node->input[i]), call_value_text(c, c->in[i]));
+    call_skip(c);
+}
+
+/* ---- names ---- */
+
+static Binding *scope_find(const Scope *s, const char *name) {
+    for (; s; s = s->parent) {
+        Binding *b = strmap_get(&s->names, name);
+        if (b)
+            return b;
+    }
+    return NULL;
+}
+
+static Binding *scope_bind(Import *im, Scope *s, const char *name, Value *v) {
+    Binding *b = ARENA_NEW(&im->scratch, Binding);
+    b->value = v;
+    strmap_put(&s->names, name, b);
+    if (v && !v->name)
+        v->name = arena_printf(&im->g->arena, "%s%s", s->prefix, name);
+    return b;
+}
+
+/* ---- leaves ---- */
+
+static void import_initializer(Import *im, const Onnx__TensorProto *t, Scope *s) {
+    Tensor *k = onnx_tensor(&im->g->arena, t, "initializer", &im->external, im->d);
+    if (!k) {
+        scope_bind(im, s, t->name, NULL)->failed = true;
+        return;
+    }
+    Builder b = builder_at_end(im->g, graph_source(im->g, t->name, "initializer"));
+    Value *v;
+    if (dtype_is_float(k->dtype) && tensor_count(k) >= 2) {
+        v = op_param(&b, arena_printf(&im->g->arena, "%s%s", s->prefix, t->name), PARAM_WEIGHT, k);
+    } else {
+        Node *n = build_node(&b, OP_CONST, NULL, 0, 1);
+        node_set_tensor(n, AT_VALUE, k);
+        node_infer(n, im->d);
+        partial_of_node(im, n);
+        v = n->out[0];
+    }
+    scope_bind(im, s, t->name, v);
+}
+
+/* Element type and dims of a graph input; false with a diagnostic. */
+static bool input_type(Import *im, const Onnx__ValueInfoProto *info, Value *v) {
+    Diag *d = im->d;
+    const char *shown = diag_safe(d, info->name);
+    const Onnx__TypeProto *t = info->type;
+    if (!t || t->value_case != ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE) {
+        diag_error(d, EXIT_MODEL, "input \"%s\" is no tensor; only tensors are supported", shown);
+        return false;
+    }
+    v->dtype = dtype_from_onnx(t->tensor_type->elem_type);
+    const Onnx__TensorShapeProto *s = t->tensor_type->shape;
+    if (v->dtype == DT_NONE)
+        diag_error(d, EXIT_MODEL, "input \"%s\": element type %d is not supported", shown, t->tensor_type->elem_type);
+    else if (!s)
+        diag_error(d, EXIT_MODEL, "input \"%s\" has no shape; its rank must be known", shown);
+    else if (s->n_dim > MAX_RANK)
+        diag_error(d, EXIT_RESOURCE, "input \"%s\": rank %zu; at most %d is supported", shown, s->n_dim, MAX_RANK);
+    else
+        v->rank = (int)s->n_dim;
+    for (int i = 0; i < v->rank; i++) {
+        const Onnx__TensorShapeProto__Dimension *dim = s->dim[i];
+        if (dim->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE) {
+            v->dims[i] = dim->dim_value;
+            if (dim->dim_value < 0) {
+                diag_error(d, EXIT_MODEL, "input \"%s\": dimension %d is %lld; it cannot be negative", shown, i,
+                           (long long)dim->dim_value);
+                return false;
+            }
+        } else {
+            bool named = dim->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM && *dim->dim_param;
+            v->dims[i] = graph_symbol(im->g, named ? dim->dim_param : NULL);
+        }
+    }
+    return v->rank >= 0;
+}
+
+static const Tensor *known_input(const Import *im, const char *name) {
+    for (int i = 0; im->limits && i < im->limits->nknown; i++)
+        if (!strcmp(im->limits->known[i].name, name))
+            return im->limits->known[i].tensor;
+    return NULL;
+}
+
+static void import_input(Import *im, const Onnx__ValueInfoProto *info, Scope *s) {
+    Builder b = builder_at_end(im->g, graph_source(im->g, info->name, "input"));
+    const Tensor *known = known_input(im, info->name);
+    if (known) {
+        Value *v = op_const(&b, known);
+        partial_of_node(im, v->def);
+        scope_bind(im, s, info->name, v);
+        return;
+    }
+    Node *n = build_node(&b, OP_INPUT, NULL, 0, 1);
+    node_set_str(n, AT_NAME, info->name);
+    Binding *bound = scope_bind(im, s, info->name, n->out[0]);
+    bound->failed = !input_type(im, info, n->out[0]);
+    if (!bound->failed)
+        vec_push(&im->g->inputs, n->out[0]);
+}
+
+/* ---- functions ---- */
+
+static void frame_attrs(OpCall *c, const Onnx__FunctionProto *f, Frame *frame) {
+    size_t most = f->n_attribute + f->n_attribute_proto;
+    frame->attrs = ARENA_ARRAY(&c->im->scratch, FrameAttr, most ? most : 1);
+    for (size_t i = 0; i < f->n_attribute; i++) {
+        const Onnx__AttributeProto *a = call_attr(c, f->attribute[i]);
+        if (!a)
+            call_fail(c, "attribute \"%s\" of the function is missing", diag_safe(c->im->d, f->attribute[i]));
+        frame->attrs[frame->nattrs++] = (FrameAttr){f->attribute[i], a};
+    }
+    for (size_t i = 0; i < f->n_attribute_proto; i++) {
+        const char *name = text_or(f->attribute_proto[i]->name, "");
+        const Onnx__AttributeProto *a = call_attr(c, name);
+        frame->attrs[frame->nattrs++] = (FrameAttr){name, a ? a : f->attribute_proto[i]};
+    }
+}
+
+/* Binds the call's operands to the function's inputs, reads its nodes, binds its outputs to the call's names. */
+static void import_function(OpCall *c, const FunctionInfo *info) {
+    Import *im = c->im;
+    const Onnx__FunctionProto *f = info->proto;
+    if (c->node->n_input > f->n_input || c->node->n_output > f->n_output)
+        call_fail(c, "the call has %zu inputs and %zu outputs; the function has %zu and %zu", c->node->n_input,
+                  c->node->n_output, f->n_input, f->n_output);
+    Frame frame = {.fn = f, .opsets = info->opsets};
+    frame_attrs(c, f, &frame);
+    Scope scope = {.prefix = arena_printf(&im->scratch, "%s%s/", c->scope->prefix, node_label(c->node))};
+    for (size_t i = 0; i < f->n_input; i++) {
+        Binding *given = i < c->node->n_input && *c->node->input[i] ? scope_find(c->scope, c->node->input[i]) : NULL;
+        Binding *b = ARENA_NEW(&im->scratch, Binding);
+        if (given)
+            *b = *given;
+        strmap_put(&scope.names, f->input[i], b);
+    }
+    import_nodes(im, f->node, f->n_node, &scope, &frame);
+    for (size_t i = 0; i < c->node->n_output; i++) {
+        Binding *b = *c->node->output[i] ? scope_find(&scope, f->output[i]) : NULL;
+        if (b)
+            strmap_put(&c->scope->names, c->node->output[i], b);
+    }
+    strmap_free(&scope.names);
+}
+
+/* ---- subgraphs ---- */
+
+void import_subgraph(OpCall *c, const Onnx__GraphProto *g, Binding *out, int nout) {
+    Import *im = c->im;
+    if (g->n_output != (size_t)nout)
+        call_fail(c, "a branch has %zu outputs; the node has %d", g->n_output, nout);
+    if (g->n_input)
+        call_fail(c, "a branch takes %zu inputs; expected none", g->n_input);
+    Scope scope = {.parent = c->scope,
+                   .prefix = arena_printf(&im->scratch, "%s%s/", c->scope->prefix, node_label(c->node))};
+    for (size_t i = 0; i < g->n_initializer; i++)
+        import_initializer(im, g->initializer[i], &scope);
+    import_nodes(im, g->node, g->n_node, &scope, c->frame);
+    bool failed = false;
+    for (int i = 0; i < nout; i++) {
+        Binding *b = scope_find(&scope, text_or(g->output[i]->name, ""));
+        out[i] = b ? *b : (Binding){.failed = true};
+        failed |= out[i].failed;
+    }
+    strmap_free(&scope.names);
+    if (failed)
+        call_skip(c);
+}
+
+/* ---- nodes ---- */
+
+static void check_arity(OpCall *c) {
+    const OpRow *r = c->row;
+    if (c->nin < r->min_in || (r->max_in >= 0 && c->nin > r->max_in))
+        call_fail(c, "%d inputs; the operator takes %d%s%s", c->nin, r->min_in,
+                  r->max_in == r->min_in ? "" : r->max_in < 0 ? " or more" : " to ",
+                  r->max_in == r->min_in || r->max_in < 0 ? "" : arena_printf(&c->im->scratch, "%d", r->max_in));
+    if (c->nout < r->min_out || (r->max_out >= 0 && c->nout > r->max_out))
+        call_fail(c, "%d outputs; the operator gives %d to %d", c->nout, r->min_out, r->max_out);
+    for (int i = 0; i < r->min_in; i++)
+        if (!*c->node->input[i])
+            call_fail(c, "input %d is missing", i);
+}
+
+static void bind_operands(OpCall *c) {
+    Arena *a = &c->im->scratch;
+    c->in = ARENA_ARRAY(a, Value *, c->nin + 1);
+    c->seq = ARENA_ARRAY(a, SeqValue *, c->nin + 1);
+    c->out = ARENA_ARRAY(a, Value *, c->nout + 1);
+    c->out_seq = ARENA_ARRAY(a, SeqValue *, c->nout + 1);
+    c->wanted = ARENA_ARRAY(a, bool, c->nout + 1);
+    for (int i = 0; i < c->nin; i++) {
+        Binding *b = *c->node->input[i] ? scope_find(c->scope, c->node->input[i]) : NULL;
+        if (*c->node->input[i] && (!b || b->failed))
+            call_skip(c);
+        c->in[i] = b ? b->value : NULL;
+        c->seq[i] = b ? b->seq : NULL;
+        if (i < c->row->min_in && !c->in[i] && !c->seq[i])
+            call_fail(c, "input %d is missing", i);
+    }
+    for (int i = 0; i < c->nout; i++)
+        c->wanted[i] = *c->node->output[i] != 0;
+}
+
+static void bind_results(OpCall *c) {
+    for (int i = 0; i < c->nout; i++) {
+        if (!c->wanted[i])
+            continue;
+        if (!c->out[i] && !c->out_seq[i])
+            call_fail(c, "output %d \"%s\" is not supported", i, diag_safe(c->im->d, c->node->output[i]));
+        scope_bind(c->im, c->scope, c->node->output[i], c->out[i])->seq = c->out_seq[i];
+    }
+}
+
+/* Reads one node; a fault in it leaves through c->leave. */
+static bool read_node(OpCall *c) {
+    if (setjmp(c->leave))
+        return false;
+    FunctionInfo *f = function_find(c->im, c->node);
+    if (f) {
+        import_function(c, f);
+        return true;
+    }
+    c->opset = opsets_version(&c->frame->opsets, c->node->domain);
+    c->row = op_row_find(c->im, c->node->domain, c->node->op_type, c->opset);
+    ASSERT(c->row); /* onnx_check.c has listed the others */
+    c->nin = (int)c->node->n_input;
+    c->nout = (int)c->node->n_output;
+    while (c->nin && !*c->node->input[c->nin - 1]) /* trailing absent operands */
+        c->nin--;
+    check_arity(c);
+    bind_operands(c);
+    call_check_attrs(c);
+    c->b = builder_at_end(c->im->g, graph_source(c->im->g, call_label(c), c->node->op_type));
+    c->row->read(c);
+    bind_results(c);
+    return true;
+}
+
+static void import_nodes(Import *im, Onnx__NodeProto **nodes, size_t n, Scope *scope, const Frame *frame) {
+    enum { MAX_REPORTS = 50 };
+    for (size_t i = 0; i < n && im->d->errors < MAX_REPORTS; i++) {
+        OpCall c = {.im = im, .node = nodes[i], .frame = frame, .scope = scope};
+        if (read_node(&c))
+            continue;
+        for (size_t k = 0; k < nodes[i]->n_output; k++)
+            if (*nodes[i]->output[k] && !strmap_get(&scope->names, nodes[i]->output[k]))
+                scope_bind(im, scope, nodes[i]->output[k], NULL)->failed = true;
+    }
+}
+
+/* ---- the model ---- */
+
+static void import_output(Import *im, const Onnx__ValueInfoProto *info, Scope *s) {
+    Binding *b = scope_find(s, info->name);
+    if (!b || b->failed)
+        return;
+    const char *shown = diag_safe(im->d, info->name);
+    if (!b->value) {
+        diag_error(im->d, EXIT_MODEL, "output \"%s\" is a sequence; only tensors are supported", shown);
+        return;
+    }
+    const Onnx__TypeProto *t = info->type;
+    if (t && t->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE && t->tensor_type->elem_type &&
+        dtype_from_onnx(t->tensor_type->elem_type) != b->value->dtype) {
+        diag_error(im->d, EXIT_MODEL, "output \"%s\" is declared %s; the graph computes %s", shown,
+                   dtype_name(dtype_from_onnx(t->tensor_type->elem_type)), dtype_name(b->value->dtype));
+        return;
+    }
+    graph_add_output(im->g, arena_strdup(&im->g->arena, info->name), b->value);
+}
+
+static void import_graph(Import *im) {
+    const Onnx__GraphProto *g = im->model->graph;
+    Scope scope = {.prefix = ""};
+    Frame frame = {.opsets = im->opsets};
+    im->g = graph_new(text_or(g->name, "model"));
+    for (size_t i = 0; i < g->n_initializer; i++)
+        import_initializer(im, g->initializer[i], &scope);
+    for (size_t i = 0; i < g->n_input; i++)
+        if (!strmap_get(&scope.names, g->input[i]->name))
+            import_input(im, g->input[i], &scope);
+    import_nodes(im, g->node, g->n_node, &scope, &frame);
+    for (size_t i = 0; i < g->n_output; i++)
+        import_output(im, g->output[i], &scope);
+    strmap_free(&scope.names);
+}
+
+static Graph *import_file(OnnxFile *f, const ImportLimits *limits, Diag *d) {
+    Import im = {.d = d, .model = f->model, .limits = limits};
+    int before = d->errors;
+    external_init(&im.external, f->dir);
+    op_rows_index(&im);
+    if (onnx_check_model(&im))
+        import_graph(&im);
+    external_close(&im.external);
+    strmap_free(&im.ops);
+    strmap_free(&im.functions);
+    vec_free(&im.partial);
+    vec_free(&im.shape_of);
+    vec_free(&im.evaluated);
+    arena_free(&im.scratch);
+    if (im.g && d->errors > before) {
+        graph_free(im.g);
+        im.g = NULL;
+    }
+    return im.g;
+}
+
+static Graph *import_and_keep(OnnxFile *f, const ImportLimits *limits, OnnxFile **file, Diag *d) {
+    Graph *g = f ? import_file(f, limits, d) : NULL;
+    if (file)
+        *file = g ? f : NULL;
+    if (!g || !file)
+        onnx_file_free(f);
+    return g;
+}
+
+Graph *onnx_import(const char *path, const ImportLimits *limits, OnnxFile **file, Diag *d) {
+    return import_and_keep(onnx_file_read(path, limits, d), limits, file, d);
+}
+
+Graph *onnx_import_bytes(const uint8_t *bytes, size_t n, const char *dir, const ImportLimits *limits,
+                         OnnxFile **file, Diag *d) {
+    return import_and_keep(onnx_file_parse(bytes, n, dir, limits, d), limits, file, d);
+}

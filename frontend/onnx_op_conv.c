@@ -1,0 +1,313 @@
+/* onnx_op_conv.c: convolution and pooling through UNFOLD (windows as axes), and Resize through one small matrix per axis.
+ *
+ * UNFOLD gives [N,C,window…,positions…]. A convolution is one matrix product of the filters with the windows of each group. */
+#include <math.h>
+#include <string.h>
+
+#include "frontend/onnx_ops.h"
+
+enum { MAX_SPATIAL = 3 };
+
+typedef struct Window {
+    int n; /* spatial axes */
+    int64_t kernel[MAX_SPATIAL], strides[MAX_SPATIAL], dilations[MAX_SPATIAL], pads[2 * MAX_SPATIAL]; /* begins, then ends */
+} Window;
+
+static void window_list(OpCall *c, const char *name, int n, int64_t absent, int64_t at_least, int64_t *to) {
+    const int64_t *at;
+    int have = call_ints(c, name, &at);
+    if (have >= 0 && have != n)
+        call_fail(c, "%s has %d entries; expected %d", name, have, n);
+    for (int i = 0; i < n; i++) {
+        to[i] = have < 0 ? absent : at[i];
+        if (to[i] < at_least || to[i] > INT32_MAX)
+            call_fail(c, "%s holds %lld; at least %lld is expected", name, (long long)to[i], (long long)at_least);
+    }
+}
+
+/* SAME pads so that the output is ceil(size / stride). */
+static void window_same(OpCall *c, Value *x, Window *w, bool upper) {
+    for (int i = 0; i < w->n; i++) {
+        int64_t size = x->dims[2 + i], span = (w->kernel[i] - 1) * w->dilations[i] + 1;
+        if (size < 0)
+            call_fail(c, "auto_pad needs the size of axis %d", 2 + i);
+        int64_t out = (size + w->strides[i] - 1) / w->strides[i], total = (out - 1) * w->strides[i] + span - size;
+        total = total < 0 ? 0 : total;
+        w->pads[i] = upper ? total / 2 : total - total / 2;
+        w->pads[w->n + i] = total - w->pads[i];
+    }
+}
+
+/* ceil_mode: more padding at the end, unless the last window would start in it. */
+static void window_ceil(OpCall *c, Value *x, Window *w) {
+    for (int i = 0; i < w->n; i++) {
+        int64_t size = x->dims[2 + i], span = (w->kernel[i] - 1) * w->dilations[i] + 1, stride = w->strides[i];
+        if (size < 0)
+            call_fail(c, "ceil_mode needs the size of axis %d", 2 + i);
+        int64_t room = size + w->pads[i] + w->pads[w->n + i] - span, out = (room + stride - 1) / stride + 1;
+        if ((out - 1) * stride >= size + w->pads[i])
+            out--;
+        if ((out - 1) * stride > room)
+            w->pads[w->n + i] += (out - 1) * stride - room;
+    }
+}
+
+static void window_read(OpCall *c, Value *x, Window *w, const int64_t *kernel) {
+    w->n = em_rank(c, x) - 2;
+    if (w->n < 1 || w->n > MAX_SPATIAL)
+        call_fail(c, "rank %d; expected 3 to %d", x->rank, 2 + MAX_SPATIAL);
+    window_list(c, "kernel_shape", w->n, 1, 1, w->kernel);
+    for (int i = 0; kernel && i < w->n; i++) {
+        if (call_attr(c, "kernel_shape") && w->kernel[i] != kernel[i])
+            call_fail(c, "kernel_shape says %lld, the filter has %lld", (long long)w->kernel[i], (long long)kernel[i]);
+        w->kernel[i] = kernel[i];
+    }
+    window_list(c, "strides", w->n, 1, 1, w->strides);
+    window_list(c, "dilations", w->n, 1, 1, w->dilations);
+    window_list(c, "pads", 2 * w->n, 0, 0, w->pads);
+    const char *pad = call_string(c, "auto_pad", "NOTSET");
+    if (!strcmp(pad, "SAME_UPPER") || !strcmp(pad, "SAME_LOWER"))
+        window_same(c, x, w, !strcmp(pad, "SAME_UPPER"));
+    else if (!strcmp(pad, "VALID"))
+        memset(w->pads, 0, sizeof w->pads);
+    else if (strcmp(pad, "NOTSET") != 0)
+        call_fail(c, "auto_pad \"%s\" is unknown", diag_safe(c->im->d, pad));
+}
+
+static Value *unfold(OpCall *c, Value *x, const Window *w, double fill) {
+    return EM(c, OP_UNFOLD, &x, 1, A_INTS(KERNEL, w->kernel, w->n), A_INTS(STRIDES, w->strides, w->n),
+              A_INTS(DILATIONS, w->dilations, w->n), A_INTS(PADS, w->pads, 2 * w->n), A_FLOAT(VALUE_F, fill));
+}
+
+/* x [N,C,…], filter [O,C/G,window…], bias [O] -> [N,O,…] */
+void read_conv(OpCall *c) {
+    Value *x = c->in[0], *f = c->in[1];
+    Window w = {0};
+    int64_t groups = call_int(c, "group", 1);
+    if (em_rank(c, f) != em_rank(c, x) || !value_known(f))
+        call_fail(c, "the filter must be known and have the input's rank, found %s", call_value_text(c, f));
+    window_read(c, x, &w, &f->dims[2]);
+    int64_t o = f->dims[0], cg = f->dims[1], k = cg;
+    if (groups < 1 || o % groups || (x->dims[1] >= 0 && x->dims[1] != cg * groups))
+        call_fail(c, "%lld groups do not fit %s and the filter %s", (long long)groups, call_value_text(c, x), call_value_text(c, f));
+    for (int i = 0; i < w.n; i++)
+        k *= w.kernel[i];
+    Value *u = unfold(c, x, &w, 0); /* [N,C,window…,positions…] */
+    ShapeOf s = {0}, back = {0};
+    shape_add_axis(c, &s, x, 0);
+    if (groups > 1)
+        shape_add(c, &s, groups);
+    shape_add(c, &s, k);
+    shape_add_product(c, &s, u, 2 + w.n, 2 + 2 * w.n);
+    Value *rows = em_view(c, u, &s);
+    Value *filters = groups > 1 ? em_reshape(c, f, 3, (int64_t[]){groups, o / groups, k}) : em_reshape(c, f, 2, (int64_t[]){o, k});
+    Value *y = em_matmul(c, filters, rows, false, false); /* [N,(G,)O/G,P] */
+    shape_add_axis(c, &back, x, 0);
+    shape_add(c, &back, o);
+    shape_add_axes(c, &back, u, 2 + w.n, 2 + 2 * w.n);
+    y = em_view(c, y, &back);
+    if (c->nin > 2 && c->in[2]) {
+        int64_t dims[MAX_RANK] = {o};
+        for (int i = 0; i < w.n; i++)
+            dims[1 + i] = 1;
+        if (em_rank(c, c->in[2]) != 1 || c->in[2]->dims[0] != o)
+            call_fail(c, "the bias must be [%lld], found %s", (long long)o, call_value_text(c, c->in[2]));
+        y = em_binary(c, OP_ADD, y, em_reshape(c, c->in[2], 1 + w.n, dims));
+    }
+    c->out[0] = y;
+}
+
+void read_pool(OpCall *c) {
+    Value *x = c->in[0];
+    Window w = {0};
+    if (c->nout > 1 && c->wanted[1])
+        call_fail(c, "the indices of a pooling are not supported");
+    window_read(c, x, &w, NULL);
+    if (!call_attr(c, "kernel_shape"))
+        call_fail(c, "attribute \"kernel_shape\" is missing");
+    Window padded = w;
+    if (call_int(c, "ceil_mode", 0))
+        window_ceil(c, x, &padded);
+    int64_t axes[MAX_SPATIAL], kernel = 1;
+    for (int i = 0; i < w.n; i++) {
+        axes[i] = 2 + i;
+        kernel *= w.kernel[i];
+    }
+    if (c->row->arg == POOL_MAX) {
+        c->out[0] = em_reduce(c, OP_REDUCE_MAX, unfold(c, x, &padded, -INFINITY), axes, w.n, false);
+        return;
+    }
+    if (c->row->arg == POOL_LP) {
+        int64_t p = call_int(c, "p", 2);
+        if (p != 1 && p != 2)
+            call_fail(c, "p is %lld; expected 1 or 2", (long long)p);
+        Value *u = unfold(c, x, &padded, 0);
+        u = em_reduce(c, OP_REDUCE_SUM, p == 1 ? em_unary(c, OP_ABS, u) : em_square(c, u), axes, w.n, false);
+        c->out[0] = p == 1 ? u : em_unary(c, OP_SQRT, u);
+        return;
+    }
+    Value *sum = em_reduce(c, OP_REDUCE_SUM, unfold(c, x, &padded, 0), axes, w.n, false);
+    bool pads = false;
+    for (int i = 0; i < 2 * w.n; i++)
+        pads |= padded.pads[i] != (call_int(c, "count_include_pad", 0) ? w.pads[i] : 0);
+    if (!pads && !memcmp(w.pads, padded.pads, sizeof w.pads)) {
+        c->out[0] = em_scale(c, sum, 1.0 / (double)kernel);
+        return;
+    }
+    /* what counts is ones; with count_include_pad the explicit padding counts, that of ceil_mode does not */
+    ShapeOf s = {0};
+    shape_add(c, &s, 1);
+    shape_add(c, &s, 1);
+    shape_add_axes(c, &s, x, 2, x->rank);
+    Value *ones = em_spread(c, em_like(c, x, 1), &s);
+    if (call_int(c, "count_include_pad", 0)) {
+        int64_t around[2 * MAX_RANK] = {0};
+        for (int i = 0; i < w.n; i++) {
+            around[2 + i] = w.pads[i];
+            around[x->rank + 2 + i] = w.pads[w.n + i];
+            padded.pads[i] = 0;
+            padded.pads[w.n + i] -= w.pads[w.n + i];
+        }
+        ones = EM(c, OP_PAD, &ones, 1, A_INTS(PADS, around, 2 * x->rank), A_FLOAT(VALUE_F, 1));
+    }
+    Value *count = em_reduce(c, OP_REDUCE_SUM, unfold(c, ones, &padded, 0), axes, w.n, false);
+    c->out[0] = em_binary(c, OP_DIV, sum, count);
+}
+
+void read_global_pool(OpCall *c) {
+    int rank = em_rank(c, c->in[0]);
+    int64_t axes[MAX_RANK];
+    if (rank < 3)
+        call_fail(c, "rank %d; at least 3 is expected", rank);
+    for (int i = 2; i < rank; i++)
+        axes[i - 2] = i;
+    c->out[0] = c->row->arg == POOL_MAX ? em_reduce(c, OP_REDUCE_MAX, c->in[0], axes, rank - 2, true)
+                                        : em_mean(c, c->in[0], axes, rank - 2, true);
+}
+
+/* ---- resize ---- */
+
+typedef struct Resize {
+    const char *mode, *transform, *nearest;
+    double cubic;
+    bool exclude_outside;
+} Resize;
+
+/* Where output position i reads in the input. */
+static double source_position(OpCall *c, const Resize *r, double i, double in, double out, double scale) {
+    if (!strcmp(r->transform, "half_pixel"))
+        return (i + 0.5) / scale - 0.5;
+    if (!strcmp(r->transform, "half_pixel_symmetric")) {
+        double adjust = out / (scale * in), centre = in / 2;
+        return centre * (1 - adjust) + (i + 0.5) / scale - 0.5;
+    }
+    if (!strcmp(r->transform, "pytorch_half_pixel"))
+        return out > 1 ? (i + 0.5) / scale - 0.5 : 0;
+    if (!strcmp(r->transform, "align_corners"))
+        return out > 1 ? i * (in - 1) / (out - 1) : 0;
+    if (!strcmp(r->transform, "asymmetric"))
+        return i / scale;
+    call_fail(c, "coordinate_transformation_mode \"%s\" is not supported", diag_safe(c->im->d, r->transform));
+}
+
+static double cubic_weight(double d, double a) {
+    d = fabs(d);
+    return d <= 1 ? ((a + 2) * d - (a + 3)) * d * d + 1 : d < 2 ? ((a * d - 5 * a) * d + 8 * a) * d - 4 * a : 0;
+}
+
+static int64_t clamp_index(int64_t i, int64_t n) {
+    return i < 0 ? 0 : i >= n ? n - 1 : i;
+}
+
+static int64_t nearest_index(OpCall *c, const Resize *r, double x) {
+    if (!strcmp(r->nearest, "floor"))
+        return (int64_t)floor(x);
+    if (!strcmp(r->nearest, "ceil"))
+        return (int64_t)ceil(x);
+    if (!strcmp(r->nearest, "round_prefer_ceil"))
+        return (int64_t)floor(x + 0.5);
+    if (strcmp(r->nearest, "round_prefer_floor") != 0)
+        call_fail(c, "nearest_mode \"%s\" is unknown", diag_safe(c->im->d, r->nearest));
+    return (int64_t)ceil(x - 0.5);
+}
+
+/* The [out,in] matrix of one axis. */
+static Tensor *resize_matrix(OpCall *c, const Resize *r, DType t, int64_t in, int64_t out, double scale) {
+    Tensor *m = tensor_new(&c->im->g->arena, t, 2, (int64_t[]){out, in});
+    int taps = !strcmp(r->mode, "cubic") ? 4 : 2;
+    for (int64_t i = 0; i < out; i++) {
+        double x = source_position(c, r, (double)i, (double)in, (double)out, scale), w[4], sum = 0;
+        int64_t base = (int64_t)floor(x) - (taps == 4);
+        for (int k = 0; k < taps; k++) {
+            double d = x - (double)(base + k);
+            w[k] = taps == 4 ? cubic_weight(d, r->cubic) : 1 - fabs(d);
+            if (r->exclude_outside && (base + k < 0 || base + k >= in))
+                w[k] = 0;
+            sum += w[k];
+        }
+        for (int k = 0; k < taps; k++) {
+            int64_t at = i * in + clamp_index(base + k, in);
+            tensor_set_f(m, at, tensor_get_f(m, at) + w[k] / (r->exclude_outside && sum != 0 ? sum : 1));
+        }
+    }
+    return m;
+}
+
+/* y[.., out, ..] = M x over one axis: the axis goes last and back. */
+static Value *resize_axis(OpCall *c, const Resize *r, Value *x, int axis, int64_t out, double scale) {
+    int64_t in = x->dims[axis], perm[MAX_RANK];
+    if (in < 1 || out < 1 || out > (int64_t)1 << 20)
+        call_fail(c, "axis %d of size %lld cannot be resized to %lld", axis, (long long)in, (long long)out);
+    if (!strcmp(r->mode, "nearest")) {
+        Tensor *idx = tensor_new(&c->im->g->arena, DT_I64, 1, &out);
+        for (int64_t i = 0; i < out; i++)
+            tensor_set_i(idx, i, clamp_index(nearest_index(c, r, source_position(c, r, (double)i, (double)in, (double)out, scale)), in));
+        return em_gather(c, x, em_const(c, idx), axis);
+    }
+    for (int i = 0; i < x->rank; i++)
+        perm[i] = i;
+    perm[axis] = x->rank - 1;
+    perm[x->rank - 1] = axis;
+    Value *m = em_const(c, resize_matrix(c, r, x->dtype, in, out, scale));
+    Value *last = axis == x->rank - 1 ? x : em_transpose(c, x, perm);
+    Value *y = em_matmul(c, last, m, false, true);
+    return axis == x->rank - 1 ? y : em_transpose(c, y, perm);
+}
+
+void read_resize(OpCall *c) {
+    Value *x = c->in[0];
+    int rank = em_rank(c, x);
+    Resize r = {call_string(c, "mode", "nearest"),
+                call_string(c, "coordinate_transformation_mode", c->opset < 11 ? "asymmetric" : "half_pixel"),
+                call_string(c, "nearest_mode", c->opset < 11 ? "floor" : "round_prefer_floor"),
+                call_float(c, "cubic_coeff_a", -0.75), call_int(c, "exclude_outside", 0) != 0};
+    if (strcmp(r.mode, "nearest") != 0 && strcmp(r.mode, "linear") != 0 && strcmp(r.mode, "cubic") != 0)
+        call_fail(c, "mode \"%s\" is unknown", diag_safe(c->im->d, r.mode));
+    if (call_int(c, "antialias", 0) || strcmp(call_string(c, "keep_aspect_ratio_policy", "stretch"), "stretch") != 0)
+        call_fail(c, "antialias and keep_aspect_ratio_policy are not supported");
+    int at_scales = c->opset < 11 ? 1 : 2;
+    int64_t axes[64], sizes[MAX_RANK];
+    int n = c->opset >= 18 ? em_axes(c, -1, "axes", rank, axes) : -1;
+    for (int i = 0; n < 0 && i < rank; i++)
+        axes[i] = i;
+    n = n < 0 ? rank : n;
+    const Tensor *scales = c->nin > at_scales && c->in[at_scales] ? em_known(c, c->in[at_scales]) : NULL;
+    bool by_scale = scales && tensor_count(scales) > 0;
+    if (by_scale ? tensor_count(scales) != n : c->nin < 4 || !c->in[3] || em_known_ints(c, c->in[3], sizes, MAX_RANK) != n)
+        call_fail(c, "scales or sizes must be %d constants", n);
+    for (int i = 0; i < n; i++) {
+        int axis = (int)axes[i];
+        int64_t in = x->dims[axis];
+        double scale = by_scale ? tensor_get_f(scales, i) : 1;
+        if (by_scale && scale == 1)
+            continue;
+        if (in < 0)
+            call_fail(c, "the size of axis %d must be known", axis);
+        int64_t out = by_scale ? (int64_t)floor((double)in * scale) : sizes[i];
+        if (!by_scale)
+            scale = (double)out / (double)in;
+        if (out != in || by_scale)
+            x = resize_axis(c, &r, x, axis, out, scale);
+    }
+    c->out[0] = x;
+}

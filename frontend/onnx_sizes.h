@@ -1,0 +1,12 @@
+/* onnx_sizes.h: what is known of small integer values while sizes are symbols. */
+#ifndef STGCC_FRONTEND_ONNX_SIZES_H
+#define STGCC_FRONTEND_ONNX_SIZES_H
+
+#include "frontend/onnx_import.h"
+
+/* Works out the partial value of a new node's result from its operands; called for every node in order. */
+void partial_of_node(Import *im, const Node *n);
+void partial_set(Import *im, const Value *v, Partial *p);
+Node *em_infer(OpCall *c, Node *n);
+
+#endif
