@@ -1,0 +1,190 @@
+/* raise.h: what the files of the MoE raising share (raise_moe.c tells the whole story).
+ *
+ * Letters: T tokens, K chosen per token, E experts, R routed rows, F features of a value that are
+ * not rows. */
+#ifndef STGCC_PASSES_RAISE_H
+#define STGCC_PASSES_RAISE_H
+
+#include "ir/eval.h"
+#include "passes/pass.h"
+
+/* ---- selections: where a model decides which experts a token goes to (raise_route.c) ---- */
+typedef struct Selection {
+    Value *value;  /* i64, T*K elements in token order: the experts chosen */
+    Node *node;    /* the topk or argmax it comes from */
+    Value *scores; /* what the decision was taken on, [.., E] */
+    int64_t T;
+    int K, E;
+} Selection;
+typedef VEC(Selection) Selections;
+void selections_find(Graph *g, Selections *out);
+
+/* Facts of a graph relative to one selection, by value id; values made later are beyond `n`. */
+typedef struct Facts {
+    int n;
+    bool *chosen;     /* depends on the selection's value */
+    bool *before;     /* the selection depends on it */
+    bool *activation; /* depends on an input of the model: neither weight nor constant */
+    bool *weight;     /* computed from parameters only, at least one */
+    bool *hot;        /* work of a single expert: differs with the expert whatever the token */
+} Facts;
+Facts facts_of(Graph *g, const Selection *s);
+void facts_free(Facts *f);
+/* The value just before the router's score function, and "softmax" or "sigmoid"; NULL when there is
+ * none of T*E elements. */
+Value *router_logits(const Selection *s, const char **score);
+
+/* ---- synthetic routing and numbers under it (raise_probe.c) ---- */
+typedef enum { ROUTE_SPREAD, ROUTE_ONE, ROUTE_EDGE } RouteKind;
+typedef struct Routing {
+    int64_t T;
+    int K, E;
+    int64_t *idx;  /* [T*K], distinct in a row */
+    int32_t *slot; /* [T*E]: k with idx[t,k] = e, or -1 */
+} Routing;
+
+typedef struct Probe {
+    const Selection *s;
+    const Facts *facts;
+    Routing route;
+    Arena arena;
+    Diag diag;
+    Eval ev;
+    uint64_t rng;
+    double scale;      /* of random activations */
+    const Node *stuck; /* where a value could not be had */
+} Probe;
+/* SPREAD: every expert is hit where T*K allows, the rest random. ONE: slot 0 is expert `which` for
+ * all tokens. */
+Probe *probe_new(Graph *g, const Selection *s, const Facts *f, RouteKind kind, int which,
+                 uint64_t seed);
+/* The value under this routing: activations that the selection was computed from are random,
+ * weights are real. NULL: it cannot be had (an integer activation, a fault of evaluation); p->stuck
+ * says where. */
+const RTensor *probe_value(Probe *p, Value *v);
+void probe_free(Probe *p);
+
+/* ---- rows: which (token, slot, expert) the rows of a value stand for (raise_view.c) ---- */
+enum { ROW_VARIES = -1, ROW_FREE = -2 };
+typedef struct Entry {
+    int32_t t, k, e; /* ROW_VARIES: several; t == ROW_FREE: nobody reads this row */
+} Entry;
+typedef struct RowMap {
+    int64_t n;
+    Entry *at; /* row-major over the row axes */
+} RowMap;
+
+/* A value seen as rows × features; or E values in lockstep, the e-th being expert e's. */
+typedef struct View {
+    int n; /* 1 or E */
+    Value **v;
+    unsigned rows; /* bit i: axis i is a row axis */
+    RowMap **map;  /* n of them */
+} View;
+
+typedef struct Region {
+    Compile *c;
+    Graph *g;
+    Selection *s;
+    Facts *facts;
+    Probe *probe; /* the routing all maps are about */
+    Arena arena;
+    Builder b; /* before the combine */
+    int layer;
+    /* the dispatch, once made */
+    Node *dispatch;
+    Value *row_te;      /* t*E + e of a row, -1 */
+    const char *copied; /* a parameter that experts shared: they have copies now */
+    /* memo: emitted views */
+    struct Memo *memo;
+    int nmemo, memo_cap;
+    bool data_expert; /* an expert's number was itself data (A-hit) */
+    bool listed;      /* branches work on lists of tokens (A), not on all (B) */
+    bool sorted;      /* rows are concatenated by expert (H) */
+    bool batched;     /* each pair's matrices are gathered (D) */
+    bool disagrees;   /* looked like a layer until it was probed */
+    /* first failure */
+    char *why;
+    const Node *where;
+} Region;
+
+/* Records the first reason; returns NULL. */
+void *raise_fail(Region *r, const Node *at, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+bool view_equal_all(const View *w);
+/* Sizes of branch i's axes with data-decided ones resolved by its map; false if they cannot be. */
+bool view_dims(const View *w, int i, int64_t *dims);
+View view_single(Region *r, Value *v, unsigned rows, RowMap *map);
+/* Branches of one value become one view whose rows are everybody's. */
+View view_collapse(Region *r, const View *w);
+RowMap *map_new(Region *r, int64_t n); /* all free */
+void entry_merge(Entry *into, Entry with);
+/* The map of an operand that is broadcast (right-aligned) into a result: its row axes and who reads
+ * them. */
+void view_project(Region *r, const View *result, Value **operand, View *out);
+
+typedef enum { LEAF_NONE, LEAF_UNIFORM, LEAF_TOKEN, LEAF_PAIR, LEAF_EXPERT, LEAF_DENSE } LeafKind;
+/* What the rows of a single view are in full: all tokens in order, all pairs, all experts, all
+ * token-expert pairs (of a transposition of the row axes, whose order goes to perm). */
+LeafKind view_leaf(Region *r, const View *w, int *perm);
+
+/* ---- values of the rows [R, F…] of the new graph ---- */
+typedef struct Rows {
+    Value *v;     /* NULL: failed */
+    bool uniform; /* the same for all rows: shape F only */
+} Rows;
+Rows raise_rows(Region *r, const View *w); /* raise_walk.c: the walker */
+Rows raise_leaf(Region *r, const View *w, LeafKind kind, const int *perm);
+/* Number and sizes of features of the first branch. */
+int view_features(const View *w, int64_t *dims);
+/* v with its row axes first, in the order of perm, flattened to one: [n, F…]. */
+Value *view_rows_first(Region *r, const View *w, const int *perm, int64_t n);
+bool raise_dispatch(Region *r);
+Value *dispatch_out(Region *r, int i);
+Value *reshape_rows(Region *r, Value *v, int nf, const int64_t *f); /* [R, f…] */
+
+/* One step down a node that only moves data (reshape, transpose, expand, slice, gather, …): the
+ * view of its operand. False if the node is no such thing or cannot be followed (raise_move.c).
+ * features is how the operand's features become the result's. */
+typedef enum { MOVE_NONE, MOVE_FAIL, MOVE_DONE } MoveResult;
+MoveResult view_move(Region *r, const View *w, View *operand);
+Rows raise_move(Region *r, const View *w, const View *operand); /* the same step upwards on rows */
+
+/* ---- weights (raise_weights.c) ---- */
+typedef struct Weights {
+    int n; /* 1: a stack [E,a,b]; E: matrices [a,b] */
+    Value **v;
+    bool swapped; /* stored as [b,a] against the view's two features */
+} Weights;
+/* The matrices a view selects by expert; false (without a failure recorded) if it is not one matrix
+ * per expert. */
+bool raise_weights(Region *r, const View *w, Weights *out);
+/* E values that differ as one stack [E, F…]: the stack they are slices of, or their concatenation.
+ */
+Value *raise_stack(Region *r, const View *w);
+
+/* ---- combines (raise_sum.c) ---- */
+typedef struct Root {
+    Node *node; /* its first result is the layer's output */
+    int leaves; /* of a sum tree: contributions found; 0 for a reduction */
+} Root;
+typedef VEC(Root) Roots;
+/* Places where the contributions of a token may meet, nearest to the selection first; `partial`:
+ * sums of fewer than E. */
+void roots_find(Region *r, Roots *out, Roots *partial);
+/* The layer below root in routed rows, combined: a value like the root's. NULL if it is not E
+ * experts. *base: what the sum adds besides, or NULL. A reduction over an axis of K = E may be over
+ * slots or experts: the caller tries both. */
+Value *raise_root(Region *r, const Root *root, bool slots, Value **base);
+
+/* True if a sum of fewer than E contributions is one of experts: they are alike and owned by
+ * different parameters. */
+bool raise_partial(const Region *r, const Root *root);
+
+/* True if `part` is one of the first `depth` sums down from `sum`. */
+bool raise_sum_contains(const Node *sum, const Node *part, int depth);
+
+/* Text of what an expert computes (raise_schema.c). */
+const char *raise_schema(Region *r, Value *rows);
+
+#endif

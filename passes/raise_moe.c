@@ -1,0 +1,313 @@
+/* raise_moe.c: finds MoE layers in whatever spelling an exporter left them and says them again as a
+ * few plain ops.
+ *
+ * Needs: a canonical graph, all input dims bound. Gives, for each layer:
+ *
+ *     %offsets, %row_token, … = dispatch %idx, %logits {experts, top_k, layer, form, score, schema,
+ * probe_error} %xr = gather_rows %x, %row_token, %pair_row        the tokens of each expert, sorted
+ * by expert %h  = grouped_matmul %xr, %offsets, %W             … and the expert's body over rows %y
+ * = combine %rows, %pair_row, %row_token
+ *
+ * What is established is an equation, y[t] = sum over chosen e of FFN_e(x[t], gate), not a sequence
+ * of nodes:
+ *   1. selections (raise_route.c): a topk or argmax over router scores;
+ *   2. combines (raise_sum.c): where contributions of a token meet: a sum over slots, over experts,
+ * or of E branches;
+ *   3. a walk from the combine back to the leaves (raise_walk.c, raise_move.c, raise_weights.c),
+ * which carries along what (token, slot, expert) each row stands for, and emits the same
+ * computation over routed rows. Index arithmetic is evaluated under a synthetic routing, never
+ * matched;
+ *   4. probing (below): region and replacement are evaluated in float64 on synthetic routings and
+ * random activations, cut at the selection; unless they agree to 1e-9 the replacement is thrown
+ * away. This makes the loose matching safe.
+ *
+ * Breaks: node order within the region only. A region that looks like a layer and is not (missing
+ * experts, a probe that disagrees) is reported as wrong; what is merely something else as left. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "passes/raise.h"
+
+/* ---- probing ---- */
+
+#define PROBE_TOLERANCE 1e-9
+#define PROBE_BUDGET ((int64_t)4 << 30) /* multiply-adds for one layer */
+
+/* Largest difference relative to the largest value; NaN counts as infinite. */
+static double difference(const RTensor *a, const RTensor *b) {
+    double most = 0, size = 1e-30;
+    if (!a || !b || a->count != b->count)
+        return INFINITY;
+    for (int64_t i = 0; i < a->count; i++) {
+        double d = fabs(a->f[i] - b->f[i]);
+        if (!(d <= most))
+            most = isnan(d) ? INFINITY : d;
+        if (fabs(a->f[i]) > size)
+            size = fabs(a->f[i]);
+    }
+    return most / size;
+}
+
+/* Multiply-adds of one evaluation of the raised rows; 0: no expert has a matrix of its own. */
+static int64_t raised_cost(const Region *r, int first_node) {
+    int64_t cost = 0;
+    for (const Node *n = r->b.before->prev; n && n->id >= first_node; n = n->prev)
+        if (n->op == OP_GROUPED_MATMUL)
+            cost += value_count(n->in[0]) * n->out[0]->dims[1];
+    return cost;
+}
+
+typedef struct ProbePlan {
+    RouteKind kind;
+    int which;
+    double scale;
+} ProbePlan;
+
+/* True if region and replacement agree everywhere; *worst is the largest difference seen. */
+static bool probes_agree(Region *r, Value *was, Value *now, int first_node, double *worst) {
+    const Selection *s = r->s;
+    /* Spread reaches every expert; the large scale reaches clamps; one and edge leave experts empty
+     * and find capacity. */
+    ProbePlan plan[] = {{ROUTE_SPREAD, 0, 1},
+                        {ROUTE_ONE, s->E - 1, 8},
+                        {ROUTE_SPREAD, 0, 30},
+                        {ROUTE_EDGE, s->E / 2, 1}};
+    int64_t budget = r->c->probe_budget ? r->c->probe_budget : PROBE_BUDGET,
+            cost = raised_cost(r, first_node);
+    int64_t rounds = budget / (cost ? cost : 1), n = rounds < 1                ? 1
+                                                     : rounds > COUNT_OF(plan) ? COUNT_OF(plan)
+                                                                               : rounds;
+    *worst = 0;
+    if (!cost)
+        return raise_fail(
+                   r, was->def,
+                   "rows are chosen from a table here, but no expert has a matrix of its own") !=
+               NULL;
+    for (int i = 0; i < n; i++) {
+        /* A file that takes apart the list of experts that were hit runs only when all are. */
+        if (r->data_expert && plan[i].kind != ROUTE_SPREAD)
+            continue;
+        Probe *p = probe_new(r->g, s, r->facts, plan[i].kind, plan[i].which, 1000 + (uint64_t)i);
+        p->scale = plan[i].scale;
+        const RTensor *a = probe_value(p, was), *b = probe_value(p, now);
+        const Node *stuck = p->stuck;
+        double d = difference(a, b);
+        const char *said = p->diag.messages.n ? p->diag.messages.at[0].text : "";
+        if (stuck)
+            raise_fail(r, stuck, "the region cannot be evaluated on synthetic routing: %s", said);
+        else if ((r->disagrees = !(d <= PROBE_TOLERANCE)))
+            raise_fail(r, was->def,
+                       "probing disagrees: region and experts differ by %.2g (allowed %.0e)", d,
+                       PROBE_TOLERANCE);
+        probe_free(p);
+        if (stuck || !(d <= PROBE_TOLERANCE)) {
+            *worst = d;
+            return false;
+        }
+        *worst = d > *worst ? d : *worst;
+    }
+    return true;
+}
+
+/* ---- one layer ---- */
+
+typedef struct Finding {
+    bool wrong; /* a layer that computes something else */
+    char *why;
+    const Node *where;
+    int rank; /* how close it came */
+} Finding;
+
+static void remove_since(Graph *g, int first_node) {
+    for (Node *n = g->last, *prev; n; n = prev) {
+        prev = n->prev;
+        if (n->id >= first_node)
+            node_remove(n);
+    }
+}
+
+static void region_free(Region *r) {
+    probe_free(r->probe);
+    free(r->memo);
+    arena_free(&r->arena);
+}
+
+/* Parameters whose only users were replaced by copies. */
+static void drop_unused_params(Graph *g) {
+    FOR_NODES_SAFE(n, g)
+    if (n->op == OP_PARAM && strchr(param_name(n->out[0]), '@') == NULL && n->out[0]->uses.n == 0 &&
+        !value_is_output(n->out[0]))
+        node_remove(n);
+}
+
+static void accept(Region *r, const Root *root, Value *now, double worst, const char *form,
+                   const char *schema) {
+    Node *d = r->dispatch;
+    node_set_str(d, AT_FORM, form);
+    node_set_str(d, AT_SCHEMA, schema);
+    node_set_float(d, AT_PROBE_ERROR, worst);
+    value_replace(root->node->out[0], now);
+    if (r->copied) {
+        diag_note(
+            r->c->diag,
+            "experts of MoE layer %d shared \"%s\" and more; each has a copy of its own now, named "
+            "NAME@LAYER.EXPERT",
+            r->layer, diag_safe(r->c->diag, r->copied));
+    }
+    graph_dce(r->g);
+    if (r->copied)
+        drop_unused_params(r->g);
+}
+
+static const char *form_name(const Region *r, const Root *root) {
+    if (r->data_expert)
+        return "A-hit";
+    if (root->leaves)
+        return r->listed ? "A" : "B";
+    return r->sorted ? "H" : r->batched ? "D" : "E";
+}
+
+/* Tries one combine. True: the region was replaced. */
+static bool try_root(Compile *c, Selection *s, Facts *f, const Root *root, bool slots, int layer,
+                     Finding *found) {
+    int first_node = c->g->next_node;
+    Region r = {
+        .c = c, .g = c->g, .s = s, .facts = f, .layer = layer, .b = builder_before(root->node)};
+    r.probe = probe_new(c->g, s, f, ROUTE_SPREAD, 0, 7);
+    Value *base, *y = raise_root(&r, root, slots, &base);
+    double worst = 0;
+    bool looked = y != NULL, ok = false;
+    if (y) {
+        const char *schema =
+            raise_schema(&r, y->def->op == OP_RESHAPE ? y->def->in[0]->def->in[0] : y->def->in[0]);
+        if (base)
+            y = op_binary(&r.b, OP_ADD, base, y);
+        ok = probes_agree(&r, root->node->out[0], y, first_node, &worst);
+        if (ok)
+            accept(&r, root, y, worst, form_name(&r, root), schema);
+    }
+    if (!ok) {
+        remove_since(c->g, first_node);
+        int rank = looked ? 1000 : r.nmemo;
+        if (r.why && (rank > found->rank || !found->why))
+            *found = (Finding){looked && r.disagrees, r.why, r.where, rank};
+    }
+    region_free(&r);
+    return ok;
+}
+
+/* Fewer branches than experts, all alike: the exporter lost some. */
+static void check_partial(const Region *r, const Roots *roots, const Roots *partial,
+                          Finding *found) {
+    for (int i = 0; i < partial->n; i++) {
+        const Root *p = &partial->at[i];
+        bool grows = false; /* the sum goes on from here to all experts, or to more of the kind */
+        for (int k = 0; k < roots->n; k++)
+            grows = grows || (roots->at[k].leaves &&
+                              raise_sum_contains(roots->at[k].node, p->node, r->s->E));
+        for (int k = 0; k < partial->n; k++)
+            grows = grows || (partial->at[k].leaves == p->leaves + 1 &&
+                              raise_sum_contains(partial->at[k].node, p->node, 2) &&
+                              raise_partial(r, &partial->at[k]));
+        if (grows || !raise_partial(r, p))
+            continue;
+        *found =
+            (Finding){true,
+                      arena_printf(&r->g->arena,
+                                   "%d of %d experts are in the file: the exporter kept only those "
+                                   "its example used",
+                                   p->leaves, r->s->E),
+                      p->node, 2000};
+        return;
+    }
+}
+
+/* All combines of one selection. */
+static bool try_selection(Compile *c, Selection *s, int layer, Finding *found) {
+    Facts f = facts_of(c->g, s);
+    Region r = {.c = c, .g = c->g, .s = s, .facts = &f, .layer = layer};
+    Roots roots = {0}, partial = {0};
+    roots_find(&r, &roots, &partial);
+    bool ok = false;
+    for (int i = 0; i < roots.n && i < 48 && !ok; i++) {
+        bool both = s->K == s->E && !roots.at[i].leaves;
+        ok = try_root(c, s, &f, &roots.at[i], s->K != s->E, layer, found);
+        if (!ok && both)
+            ok = try_root(c, s, &f, &roots.at[i], true, layer, found);
+    }
+    if (!ok)
+        check_partial(&r, &roots, &partial, found);
+    vec_free(&roots);
+    vec_free(&partial);
+    facts_free(&f);
+    arena_free(&r.arena);
+    return ok;
+}
+
+/* ---- the pass ---- */
+
+static void report(Compile *c, const Finding *f, const char *fix) {
+    NotRaised n = {f->wrong, f->where && *f->where->src->name ? f->where->src->name : "(no name)",
+                   f->why, fix};
+    vec_push(&c->not_raised, n);
+}
+
+/* Layers that come as dispatch already (com.microsoft.MoE) keep their place in graph order. */
+static void number_layers(Graph *g) {
+    int layer = 0;
+    FOR_NODES(n, g)
+    if (n->op == OP_DISPATCH)
+        node_set_int(n, AT_LAYER, layer++);
+}
+
+static int layers_before(const Node *at) {
+    int n = 0;
+    for (const Node *p = at; p; p = p->prev)
+        n += p->op == OP_DISPATCH;
+    return n;
+}
+
+static const char *const fix_wrong =
+    "export again with every expert in the graph (experts_implementation=\"batched_mm\", or the "
+    "dynamo exporter), or pass --allow-unraised to train it as it is";
+static const char *const fix_left = "nothing, if this is not a layer of experts";
+
+bool pass_raise_moe(Compile *c) {
+    Selections found = {0};
+    selections_find(c->g, &found);
+    int wrong = 0;
+    for (int i = 0; i < found.n; i++) {
+        Selection *s = &found.at[i];
+        Finding why = {0};
+        if (!s->node->prev && c->g->first != s->node)
+            continue; /* went with the region of another selection */
+        if (try_selection(c, s, layers_before(s->node), &why))
+            continue;
+        if (!why.why)
+            why = (Finding){
+                false,
+                arena_printf(&c->g->arena,
+                             "%d of %d are chosen here, but no experts' outputs are summed "
+                             "by the choice",
+                             s->K, s->E),
+                s->node, 0};
+        report(c, &why, why.wrong ? fix_wrong : fix_left);
+        wrong += why.wrong;
+    }
+    vec_free(&found);
+    graph_dce(c->g);
+    number_layers(c->g);
+    if (!wrong || c->allow_unraised || !c->wants.train)
+        return true;
+    for (int i = 0; i < c->not_raised.n; i++) {
+        const NotRaised *n = &c->not_raised.at[i];
+        if (!n->wrong)
+            continue;
+        diag_error(c->diag, EXIT_MODEL,
+                   "an MoE layer would compute something else than the model did: %s", n->why);
+        diag_more(c->diag, "node \"%s\"", diag_safe(c->diag, n->node));
+        diag_more(c->diag, "%s", n->fix);
+    }
+    return false;
+}

@@ -1,0 +1,159 @@
+/* raise_probe.c: numbers under synthetic routing, from the reference evaluator.
+ *
+ * The graph is cut at the selection, which takes made-up experts, at the scores that came with it,
+ * and at every activation that the selection was computed from: those are random, weights are what
+ * they are. The same cut serves to read index arithmetic off its values instead of its spelling,
+ * and to compare a region with what it was raised to. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "passes/raise.h"
+
+static uint64_t next_random(uint64_t *s) {
+    uint64_t z = (*s += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static double uniform(uint64_t *s) {
+    return ((double)(next_random(s) >> 11) + 0.5) * 0x1p-53;
+}
+
+static double normal(uint64_t *s) {
+    return sqrt(-2 * log(uniform(s))) * cos(2 * M_PI * uniform(s));
+}
+
+static bool in_row(const int64_t *row, int n, int64_t e) {
+    for (int i = 0; i < n; i++)
+        if (row[i] == e)
+            return true;
+    return false;
+}
+
+static void fill_spread(Routing *r, uint64_t *rng) {
+    int64_t *pool = xcalloc((size_t)r->E, sizeof *pool);
+    int left = 0;
+    for (int64_t t = 0; t < r->T; t++)
+        for (int k = 0; k < r->K; k++) {
+            int64_t *row = r->idx + t * r->K;
+            bool cover = t * r->K < r->E; /* first every expert once */
+            if (cover && !left) {
+                for (int e = 0; e < r->E; e++)
+                    pool[left++] = e;
+            }
+            int64_t e;
+            int tries = 0, at = 0;
+            do {
+                at = cover && left ? (int)(next_random(rng) % (uint64_t)left) : 0;
+                e = cover && left && tries < 64 ? pool[at]
+                                                : (int64_t)(next_random(rng) % (uint64_t)r->E);
+                tries++;
+            } while (in_row(row, k, e));
+            if (cover && left && pool[at] == e)
+                pool[at] = pool[--left];
+            row[k] = e;
+        }
+    free(pool);
+}
+
+static void fill_one(Routing *r, int which, uint64_t *rng) {
+    for (int64_t t = 0; t < r->T; t++) {
+        int64_t *row = r->idx + t * r->K;
+        row[0] = which;
+        for (int k = 1; k < r->K; k++)
+            do
+                row[k] = (int64_t)(next_random(rng) % (uint64_t)r->E);
+            while (in_row(row, k, row[k]));
+    }
+}
+
+/* As few experts as K allows: the others are empty. */
+static void fill_edge(Routing *r, int which) {
+    for (int64_t t = 0; t < r->T; t++)
+        for (int k = 0; k < r->K; k++)
+            r->idx[t * r->K + k] = (which + (k + t) % r->K) % r->E;
+}
+
+Probe *probe_new(Graph *g, const Selection *s, const Facts *f, RouteKind kind, int which,
+                 uint64_t seed) {
+    Probe *p = xcalloc(1, sizeof *p);
+    p->s = s;
+    p->facts = f;
+    p->rng = seed * 0x9e3779b97f4a7c15u + 12345;
+    p->scale = 1;
+    Routing *r = &p->route;
+    *r = (Routing){.T = s->T, .K = s->K, .E = s->E};
+    r->idx = ARENA_ARRAY(&p->arena, int64_t, s->T * s->K);
+    r->slot = ARENA_ARRAY(&p->arena, int32_t, s->T * s->E);
+    if (kind == ROUTE_SPREAD)
+        fill_spread(r, &p->rng);
+    else if (kind == ROUTE_ONE)
+        fill_one(r, which, &p->rng);
+    else
+        fill_edge(r, which);
+    for (int64_t i = 0; i < s->T * s->E; i++)
+        r->slot[i] = -1;
+    for (int64_t i = 0; i < s->T * s->K; i++)
+        r->slot[i / s->K * s->E + r->idx[i]] = (int32_t)(i % s->K);
+    p->ev = (Eval){.arena = &p->arena, .diag = &p->diag, .mem_limit = (int64_t)6 << 30};
+    p->ev.values = xcalloc((size_t)g->next_value + 4096, sizeof *p->ev.values);
+    return p;
+}
+
+void probe_free(Probe *p) {
+    if (!p)
+        return;
+    free(p->ev.values);
+    diag_free(&p->diag);
+    arena_free(&p->arena);
+    free(p);
+}
+
+static RTensor *random_activation(Probe *p, const Value *v) {
+    if (!value_known(v))
+        return NULL;
+    RTensor *r = rtensor_new(&p->arena, v->dtype, v->rank, v->dims);
+    for (int64_t i = 0; i < r->count; i++)
+        r->f[i] = normal(&p->rng) * p->scale;
+    return r;
+}
+
+const RTensor *probe_value(Probe *p, Value *v) {
+    RTensor **slot = &p->ev.values[v->id];
+    if (*slot)
+        return *slot;
+    bool known = v->id < p->facts->n;
+    if (v == p->s->value) {
+        *slot = rtensor_new(&p->arena, v->dtype, v->rank, v->dims);
+        memcpy((*slot)->i, p->route.idx, sizeof(int64_t) * (size_t)(*slot)->count);
+    } else if (v->def->op == OP_PARAM) {
+        const Attr *t = node_attr(v->def, AT_VALUE);
+        if (t)
+            *slot = rtensor_from(&p->arena, t->t);
+    } else if (v->def->op == OP_CONST) {
+        *slot = rtensor_from(&p->arena, value_const(v));
+    } else if (known && dtype_is_float(v->dtype) && !p->facts->chosen[v->id] &&
+               (p->facts->before[v->id] || v->def == p->s->node || v->def->op == OP_INPUT) &&
+               p->facts->activation[v->id]) {
+        *slot = random_activation(p, v);
+    } else {
+        Node *n = v->def;
+        if (p->stuck)
+            return NULL;
+        for (int i = 0; i < n->nin; i++)
+            if (n->in[i] && !probe_value(p, n->in[i]))
+                return NULL;
+        RTensor *kept = p->ev.values[p->s->value->id];
+        if (!eval_node(&p->ev, n)) {
+            p->stuck = n;
+            return NULL;
+        }
+        if (kept)
+            p->ev.values[p->s->value->id] = kept;
+    }
+    if (!*slot && !p->stuck)
+        p->stuck = v->def;
+    return *slot;
+}

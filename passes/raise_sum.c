@@ -1,0 +1,413 @@
+/* raise_sum.c: combines: where the contributions of a token's experts are added up.
+ *
+ * Two kinds. A reduction over the axis of slots or experts; and a tree of additions (add, scatter
+ * with add, add of a scatter on zeros) whose leaves are the E branches, each for all tokens or for
+ * a list of tokens. Which expert a branch is, is read off the tokens it serves under synthetic
+ * routing. What the tree adds besides (a shared expert, the residual stream) is split off and added
+ * again behind the combine. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "passes/raise.h"
+
+/* ---- candidates ---- */
+
+static bool is_scatter_add(const Node *n) {
+    return (n->op == OP_SCATTER_ND || n->op == OP_SCATTER_ELEMENTS) &&
+           !strcmp(node_str(n, AT_REDUCTION, "none"), "add") && dtype_is_float(n->out[0]->dtype);
+}
+
+static bool is_sum(const Node *n) {
+    return (n->op == OP_ADD && dtype_is_float(n->out[0]->dtype)) || is_scatter_add(n);
+}
+
+static bool chosen(const Region *r, const Value *v) {
+    return v->id < r->facts->n && r->facts->chosen[v->id];
+}
+
+/* A bias: added to one contribution, not a member of the sum. */
+static bool adds_bias(const Region *r, const Node *n) {
+    if (n->op != OP_ADD)
+        return false;
+    for (int i = 0; i < 2; i++) {
+        const Value *v = n->in[i];
+        if (v->id < r->facts->n && !r->facts->activation[v->id] && !chosen(r, v) &&
+            v->rank < n->out[0]->rank + 1 && value_count(v) >= 0 &&
+            value_count(v) != value_count(n->out[0]))
+            return true;
+    }
+    return false;
+}
+
+/* The tokens of a reduction: row axes are the leading ones up to T besides the reduced one. False
+ * if it is no sum over slots or experts. */
+static bool reduction_rows(const Region *r, const Node *n, unsigned *rows, int *axis) {
+    const Selection *s = r->s;
+    const Value *x = n->in[0];
+    const int64_t *axes;
+    if (n->op != OP_REDUCE_SUM || node_ints(n, AT_AXES, &axes) != 1 || !dtype_is_float(x->dtype) ||
+        !value_known(x))
+        return false;
+    *axis = (int)(axes[0] < 0 ? axes[0] + x->rank : axes[0]);
+    if (x->dims[*axis] != s->K && x->dims[*axis] != s->E)
+        return false;
+    int64_t tokens = 1;
+    for (int k = 0; k < x->rank; k++) {
+        if (k != *axis)
+            tokens *= x->dims[k];
+        /* all leading axes, the reduced one among them, make T tokens, and features are left */
+        if (k >= *axis && tokens == s->T && k + 1 < x->rank) {
+            int last = k;
+            *rows = (1u << (last + 1)) - 1;
+            return true;
+        }
+    }
+    return false;
+}
+
+void roots_find(Region *r, Roots *out, Roots *partial) {
+    int *count = xcalloc((size_t)r->facts->n, sizeof *count);
+    for (Node *n = r->s->value->def; n; n = n->next) {
+        unsigned rows;
+        int axis;
+        if (n->out[0]->id >= r->facts->n || !chosen(r, n->out[0]))
+            continue;
+        if (reduction_rows(r, n, &rows, &axis)) {
+            Root root = {n, 0};
+            vec_push(out, root);
+        }
+        if (!is_sum(n) || adds_bias(r, n)) {
+            for (int i = 0; i < n->nout; i++)
+                count[n->out[i]->id] = 1;
+            continue;
+        }
+        int total = is_scatter_add(n) ? 1 : 0;
+        for (int i = 0; i < (n->op == OP_ADD ? 2 : 1); i++)
+            total += chosen(r, n->in[i]) ? count[n->in[i]->id] : 0;
+        count[n->out[0]->id] = total;
+        if (total == r->s->E) {
+            Root root = {n, total};
+            vec_push(out, root);
+        } else if (total > 1 && total < r->s->E) {
+            Root root = {n, total};
+            vec_push(partial, root);
+        }
+    }
+    free(count);
+}
+
+/* ---- reductions ---- */
+
+static Value *combine(Region *r, Value *rows, const Value *like) {
+    int64_t dims[MAX_RANK];
+    Value *y = op_node(&r->b, OP_COMBINE, (Value *[]){rows, dispatch_out(r, 4), dispatch_out(r, 1)},
+                       3, NULL, 0)
+                   ->out[0];
+    memcpy(dims, like->dims, sizeof dims);
+    return op_reshape(&r->b, y, like->rank, dims);
+}
+
+static RowMap *reduction_map(Region *r, const Value *x, unsigned rows, int axis, bool slots) {
+    const Selection *s = r->s;
+    int64_t inner = 1, n = 1;
+    for (int k = 0; k < x->rank; k++)
+        if (rows >> k & 1) {
+            n *= x->dims[k];
+            inner *= k > axis ? x->dims[k] : 1;
+        }
+    RowMap *m = map_new(r, n);
+    for (int64_t p = 0; p < n; p++) {
+        int j = (int)(p / inner % x->dims[axis]);
+        int64_t t = p / inner / x->dims[axis] * inner + p % inner;
+        if (slots)
+            m->at[p] = (Entry){(int32_t)t, j, (int32_t)r->probe->route.idx[t * s->K + j]};
+        else
+            m->at[p] = (Entry){(int32_t)t, ROW_VARIES, j};
+    }
+    return m;
+}
+
+static Value *raise_reduction(Region *r, Node *n, bool slots) {
+    unsigned rows;
+    int axis;
+    if (!reduction_rows(r, n, &rows, &axis))
+        return NULL;
+    Value *x = n->in[0];
+    if (r->s->K != r->s->E)
+        slots = x->dims[axis] == r->s->K;
+    View w = view_single(r, x, rows, reduction_map(r, x, rows, axis, slots));
+    if (!r->facts->hot[x->id] && x->def->op != OP_CONCAT)
+        return raise_fail(r, n, "what is summed here is not work that differs with the expert");
+    Rows y = raise_rows(r, &w);
+    return y.v && !y.uniform ? combine(r, y.v, n->out[0]) : NULL;
+}
+
+/* ---- sums of branches ---- */
+
+typedef struct Leaf {
+    Value *v;      /* the contribution */
+    Value *index;  /* the tokens it is for, or NULL: all */
+    bool elements; /* index is one of scatter_elements: a column per feature */
+    const Node *scatter;
+} Leaf;
+typedef struct Leaves {
+    VEC(Leaf) at;
+    VEC(Value *) base;
+} Leaves;
+
+static bool is_zero(const Value *v) {
+    while (v->def->op == OP_EXPAND || v->def->op == OP_RESHAPE || v->def->op == OP_SLICE)
+        v = v->def->in[0];
+    const Attr *a =
+        v->def->op == OP_CONST || v->def->op == OP_PARAM ? node_attr(v->def, AT_VALUE) : NULL;
+    if (!a || !dtype_is_float(a->t->dtype))
+        return false;
+    for (int64_t i = 0, n = tensor_count(a->t); i < n; i++)
+        if (tensor_get_f(a->t, i) != 0)
+            return false;
+    return true;
+}
+
+static void collect(const Region *r, Value *v, Leaves *out) {
+    Node *n = v->def;
+    if (!chosen(r, v)) {
+        if (!is_zero(v))
+            vec_push(&out->base, v);
+    } else if (n->op == OP_ADD && dtype_is_float(v->dtype) && !adds_bias(r, n)) {
+        collect(r, n->in[0], out);
+        collect(r, n->in[1], out);
+    } else if (is_scatter_add(n) ||
+               ((n->op == OP_SCATTER_ND || n->op == OP_SCATTER_ELEMENTS) && is_zero(n->in[0]))) {
+        Leaf l = {n->in[2], n->in[1], n->op == OP_SCATTER_ELEMENTS, n};
+        if (!is_zero(n->in[0]))
+            collect(r, n->in[0], out);
+        vec_push(&out->at, l);
+    } else {
+        Leaf l = {v, NULL, false, NULL};
+        vec_push(&out->at, l);
+    }
+}
+
+/* The tokens a leaf's rows are for under a routing; NULL if they cannot be read. */
+static int64_t *leaf_tokens(Region *r, Probe *p, const Leaf *l, int64_t *n) {
+    const RTensor *idx = probe_value(p, l->index);
+    if (!idx || idx->rank < 1)
+        return NULL;
+    const Value *base = l->scatter->out[0];
+    int64_t width = idx->dims[idx->rank - 1];
+    if (l->elements && (node_int(l->scatter, AT_AXIS, 0) != 0 || idx->rank != 2))
+        return NULL;
+    *n = width ? idx->count / width : idx->dims[0];
+    int64_t *tokens = ARENA_ARRAY(&r->arena, int64_t, *n + 1);
+    for (int64_t i = 0; i < *n; i++) {
+        int64_t t = 0;
+        for (int64_t k = 0; k < (l->elements ? 1 : width); k++) {
+            int64_t size = base->dims[k], at = idx->i[i * width + k];
+            t = t * size + (at < 0 ? at + size : at);
+        }
+        for (int64_t k = 1; l->elements && k < width; k++)
+            if (idx->i[i * width + k] != idx->i[i * width])
+                return NULL;
+        if (t < 0 || t >= r->s->T)
+            return NULL;
+        tokens[i] = t;
+    }
+    return tokens;
+}
+
+/* A value with one number per token that depends on the selection and on nothing an expert
+ * computes: a branch's gate. */
+static Value *find_gate(const Region *r, Value *v, int depth) {
+    if (depth > 64 || !chosen(r, v))
+        return NULL;
+    if (value_count(v) == r->s->T && dtype_is_float(v->dtype) && !r->facts->hot[v->id])
+        return v;
+    for (int i = 0; i < v->def->nin; i++) {
+        Value *g = v->def->in[i] ? find_gate(r, v->def->in[i], depth + 1) : NULL;
+        if (g)
+            return g;
+    }
+    return NULL;
+}
+
+/* Tokens that a branch serves as a bit per token. */
+static bool leaf_serves(Region *r, Probe *p, const Leaf *l, Value *gate, char *serves) {
+    memset(serves, 0, (size_t)r->s->T);
+    if (l->index) {
+        int64_t n, *t = leaf_tokens(r, p, l, &n);
+        for (int64_t i = 0; t && i < n; i++) {
+            if (serves[t[i]])
+                return raise_fail(r, l->scatter,
+                                  "token %lld comes twice among the rows of one expert",
+                                  (long long)t[i]);
+            serves[t[i]] = 1;
+        }
+        return t != NULL;
+    }
+    const RTensor *g = gate ? probe_value(p, gate) : NULL;
+    for (int64_t t = 0; g && t < r->s->T; t++)
+        serves[t] = g->f[t] != 0;
+    return g != NULL;
+}
+
+/* Which expert each leaf is: the one whose tokens it serves, under as many routings as it takes to
+ * tell. */
+static bool name_experts(Region *r, const Leaves *l, int *expert) {
+    const Selection *s = r->s;
+    char *serves = ARENA_ARRAY(&r->arena, char, s->T + 1);
+    char *maybe = ARENA_ARRAY(&r->arena, char, s->E * s->E);
+    memset(maybe, 1, (size_t)(s->E * s->E));
+    for (int round = 0; round < 4; round++) {
+        Probe *p =
+            round ? probe_new(r->g, s, r->facts, ROUTE_SPREAD, 0, 77 + (uint64_t)round) : r->probe;
+        bool settled = true, ok = true;
+        for (int i = 0; i < s->E && ok; i++) {
+            Value *gate = l->at.at[i].index ? NULL : find_gate(r, l->at.at[i].v, 0);
+            int left = 0;
+            ok = leaf_serves(r, p, &l->at.at[i], gate, serves);
+            for (int e = 0; e < s->E && ok; e++) {
+                char *m = &maybe[i * s->E + e];
+                for (int64_t t = 0; t < s->T && *m; t++)
+                    *m = (p->route.slot[t * s->E + e] >= 0) == serves[t];
+                left += *m;
+                if (*m)
+                    expert[i] = e;
+            }
+            settled = settled && left == 1;
+            if (ok && !left)
+                ok = raise_fail(r, l->at.at[i].v->def,
+                                "a branch serves the tokens of no single expert") != NULL;
+        }
+        if (round)
+            probe_free(p);
+        if (!ok)
+            return false;
+        if (settled)
+            return true;
+    }
+    raise_fail(r, l->at.at[0].v->def,
+               "too few tokens (%lld) to tell %d experts apart; bind a larger batch",
+               (long long)s->T, s->E);
+    return false;
+}
+
+static RowMap *leaf_map(Region *r, const Leaf *l, int e) {
+    int64_t n = r->s->T, *tokens = NULL;
+    if (l->index && !(tokens = leaf_tokens(r, r->probe, l, &n)))
+        return NULL;
+    RowMap *m = map_new(r, n);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t t = tokens ? tokens[i] : i;
+        int32_t k = r->probe->route.slot[t * r->s->E + e];
+        m->at[i] = (Entry){(int32_t)t, tokens ? k : ROW_VARIES, e};
+    }
+    return m;
+}
+
+/* Leading axes of a contribution that are its rows. */
+static bool leaf_rows(const Region *r, const Leaf *l, unsigned *rows) {
+    const Value *v = l->v;
+    if (l->index) {
+        *rows = 1;
+        return v->rank >= 2;
+    }
+    int64_t n = 1;
+    for (int k = 0; k + 1 < v->rank; k++) {
+        n *= v->dims[k];
+        *rows = (2u << k) - 1;
+        if (n == r->s->T)
+            return true;
+    }
+    return false;
+}
+
+static Value *raise_sum(Region *r, Node *n, Value **base) {
+    Leaves l = {0};
+    int E = r->s->E;
+    Value *out = NULL;
+    collect(r, n->out[0], &l);
+    View w = {.n = E};
+    w.v = ARENA_ARRAY(&r->arena, Value *, E);
+    w.map = ARENA_ARRAY(&r->arena, RowMap *, E);
+    int *expert = ARENA_ARRAY(&r->arena, int, E);
+    bool ok = l.at.n == E && name_experts(r, &l, expert);
+    if (l.at.n != E)
+        raise_fail(r, n, "a sum of %d contributions for %d experts", l.at.n, E);
+    for (int i = 0; i < E && ok; i++) {
+        unsigned rows;
+        int e = expert[i];
+        if (w.v[e] || !leaf_rows(r, &l.at.at[i], &rows) || (i && rows != w.rows)) {
+            raise_fail(r, l.at.at[i].v->def,
+                       "two branches are the same expert, or of different shape");
+            ok = false;
+            break;
+        }
+        w.v[e] = l.at.at[i].v;
+        r->listed = r->listed || l.at.at[i].index;
+        w.rows = rows;
+        ok = (w.map[e] = leaf_map(r, &l.at.at[i], e)) != NULL;
+    }
+    Rows y = {0};
+    if (ok)
+        y = raise_rows(r, &w);
+    if (y.v && !y.uniform) {
+        out = combine(r, y.v, n->out[0]);
+        *base = NULL;
+        for (int i = 0; i < l.base.n; i++)
+            *base = *base ? op_binary(&r->b, OP_ADD, *base, l.base.at[i]) : l.base.at[i];
+    }
+    vec_free(&l.at);
+    vec_free(&l.base);
+    return out;
+}
+
+/* Counts nodes and parameters of the cone above v that the selection decides on, as a rough
+ * signature. */
+static void cone(const Region *r, Value *v, int depth, int *products, uint64_t *params) {
+    if (depth > 48 || v->id >= r->facts->n || r->facts->before[v->id])
+        return;
+    if (v->def->op == OP_MATMUL)
+        (*products)++;
+    if (v->def->op == OP_PARAM)
+        *params = *params * 31 + (uint64_t)v->id;
+    for (int i = 0; i < v->def->nin; i++)
+        if (v->def->in[i])
+            cone(r, v->def->in[i], depth + 1, products, params);
+}
+
+bool raise_sum_contains(const Node *sum, const Node *part, int depth) {
+    if (sum == part)
+        return true;
+    if (depth == 0 || !is_sum(sum))
+        return false;
+    for (int i = 0; i < (sum->op == OP_ADD ? 2 : 1); i++)
+        if (raise_sum_contains(sum->in[i]->def, part, depth - 1))
+            return true;
+    return false;
+}
+
+bool raise_partial(const Region *r, const Root *root) {
+    Leaves l = {0};
+    collect(r, root->node->out[0], &l);
+    bool alike = l.at.n >= 2;
+    int first = 0;
+    uint64_t last = 0;
+    for (int i = 0; i < l.at.n && alike; i++) {
+        int products = 0;
+        uint64_t params = 0;
+        cone(r, l.at.at[i].v, 0, &products, &params);
+        alike = products > 0 && params && params != last && (i == 0 || products == first) &&
+                !l.at.at[i].index == !l.at.at[0].index &&
+                l.at.at[i].v->def->op == l.at.at[0].v->def->op;
+        first = products;
+        last = params;
+    }
+    vec_free(&l.at);
+    vec_free(&l.base);
+    return alike;
+}
+
+Value *raise_root(Region *r, const Root *root, bool slots, Value **base) {
+    *base = NULL;
+    return root->leaves ? raise_sum(r, root->node, base) : raise_reduction(r, root->node, slots);
+}

@@ -1,0 +1,204 @@
+/* test_raise.c: each spelling of an MoE layer becomes dispatch, grouped products and combine, and
+ * computes the same; what is no such layer, or one that lost experts, stays and is reported. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "ir/eval.h"
+#include "ir/infer.h"
+#include "ir/text.h"
+#include "ir/verify.h"
+#include "passes/pass.h"
+#include "raise_graphs.h"
+
+/* The output "out" for a fixed x. */
+static RTensor *output(Graph *g, Arena *a) {
+    Diag d = {0};
+    Eval ev = {.arena = a, .diag = &d};
+    ev.values = xcalloc((size_t)g->next_value, sizeof *ev.values);
+    Value *x = g->inputs.at[0], *y = g->outputs.at[0].value;
+    RTensor *in = rtensor_new(a, DT_F32, x->rank, x->dims);
+    for (int64_t i = 0; i < in->count; i++)
+        in->f[i] = sin(1.7 * (double)i + 0.3);
+    ev.values[x->id] = in;
+    assert_true(eval_graph(&ev, g, &y, 1));
+    RTensor *r = ev.values[y->id];
+    free(ev.values);
+    diag_free(&d);
+    return r;
+}
+
+typedef struct Raised {
+    int layers, wrong, left;
+    const char *form, *why;
+    double error;
+    MoeLayer layer;
+} Raised;
+
+static Raised raise_graph(Graph *g, Arena *a, Diag *d) {
+    Raised r = {0};
+    Compile c = {.g = g, .diag = d};
+    graph_verify(g, "building the test");
+    const RTensor *before = output(g, a);
+    assert_true(pass_canonicalise(&c));
+    graph_verify(g, "canonicalise");
+    assert_true(pass_raise_moe(&c));
+    if (getenv("DUMP"))
+        graph_print(g, stderr);
+    graph_verify(g, "raise_moe");
+    const RTensor *after = output(g, a);
+    assert_int_equal(before->count, after->count);
+    for (int64_t i = 0; i < before->count; i++)
+        r.error = fmax(r.error, fabs(before->f[i] - after->f[i]));
+    MoeLayers l;
+    moe_layers(g, &l);
+    r.layers = l.n;
+    if (l.n) {
+        r.layer = l.at[0];
+        r.form = l.at[0].form;
+    }
+    for (int i = 0; i < c.not_raised.n; i++) {
+        r.wrong += c.not_raised.at[i].wrong;
+        r.left += !c.not_raised.at[i].wrong;
+        r.why = c.not_raised.at[i].why;
+    }
+    vec_free(&c.not_raised);
+    return r; /* layer.weights and linears stay: a test's leak is the process's */
+}
+
+static int count_ops(const Graph *g, Op op) {
+    int n = 0;
+    FOR_NODES(m, g)
+    n += m->op == op;
+    return n;
+}
+
+/* Raises l's graph; expects one layer of the given form with `weights` parameters. */
+static void expect_layer(Layer l, const char *form, int weights, int products) {
+    Arena a = {0};
+    Diag d = {0};
+    Raised r = raise_graph(l.g, &a, &d);
+    if (!r.layers)
+        fail_msg("form %s not raised: %s", form, r.why ? r.why : "nothing was tried");
+    assert_int_equal(r.layers, 1);
+    assert_string_equal(r.form, form);
+    assert_int_equal(r.layer.experts, E);
+    assert_int_equal(r.layer.top_k, K);
+    assert_string_equal(r.layer.score, "softmax");
+    assert_non_null(r.layer.logits);
+    assert_ptr_equal(r.layer.logits->def->op == OP_MATMUL ? r.layer.logits->def : NULL,
+                     r.layer.logits->def);
+    assert_non_null(r.layer.x);
+    assert_int_equal(r.layer.weights.n, weights);
+    assert_int_equal(r.layer.linears.n, products);
+    assert_true(r.layer.probe_error < 1e-9);
+    assert_true(r.error < 1e-12);
+    assert_int_equal(count_ops(l.g, OP_COMBINE), 1);
+    assert_int_equal(count_ops(l.g, OP_NONZERO), 0);
+    diag_free(&d);
+    arena_free(&a);
+    graph_free(l.g);
+}
+
+static void expect_none(Layer l, bool wrong, const char *why) {
+    Arena a = {0};
+    Diag d = {0};
+    Raised r = raise_graph(l.g, &a, &d);
+    assert_int_equal(r.layers, 0);
+    assert_true(r.error < 1e-12);
+    assert_int_equal(r.wrong, wrong);
+    assert_true(wrong || r.left > 0 || !count_ops(l.g, OP_TOPK));
+    if (why && (!r.why || !strstr(r.why, why)))
+        fail_msg("expected \"%s\" in the reason, found: %s", why, r.why ? r.why : "(none)");
+    diag_free(&d);
+    arena_free(&a);
+    graph_free(l.g);
+}
+
+static void test_d(void **state) {
+    expect_layer(form_d(), "D", 2, 2);
+}
+static void test_e(void **state) {
+    expect_layer(form_e(), "E", 4, 2);
+}
+static void test_b(void **state) {
+    expect_layer(form_b(E, NULL, false), "B", 3 * E, 3);
+}
+static void test_b_order(void **state) {
+    expect_layer(form_b(E, (int[]){2, 0, 3, 1}, false), "B", 3 * E, 3);
+}
+/* A dense expert that starts the sum is no expert of the layer. */
+static void test_b_shared(void **state) {
+    expect_layer(form_b(E, NULL, true), "B", 3 * E, 3);
+}
+static void test_a(void **state) {
+    expect_layer(form_a(E), "A", 3 * E, 3);
+}
+static void test_h(void **state) {
+    expect_layer(form_h(), "H", 2, 2);
+}
+
+static void test_a_missing(void **state) {
+    expect_none(form_a(E - 1), true, "3 of 4 experts");
+}
+static void test_b_missing(void **state) {
+    expect_none(form_b(E - 1, NULL, false), true, "3 of 4 experts");
+}
+
+/* Two models averaged by a router over two: every expert for every token, no choice. */
+static void test_ensemble(void **state) {
+    Layer l = layer_begin();
+    Value *p = op_softmax(&l.b, l.z, 1), *y = NULL;
+    for (int e = 0; e < E; e++) {
+        Value *c =
+            op_binary(&l.b, OP_MUL, expert(&l, l.x, e, "m"), op_slice(&l.b, p, 1, e, e + 1, 1));
+        y = y ? op_binary(&l.b, OP_ADD, y, c) : c;
+    }
+    layer_end(&l, y);
+    expect_none(l, false, NULL);
+}
+
+/* The K best classes' embeddings are averaged: an index into a table, no expert. */
+static void test_embedding_bag(void **state) {
+    Layer l = layer_begin();
+    Value *table = weight(&l, "table", 2, DIMS(E, H));
+    Value *rows = op_gather(&l.b, table, l.idx, 0);
+    Value *y = op_binary(&l.b, OP_MUL, rows, op_reshape(&l.b, l.w, 3, DIMS(T, K, 1)));
+    layer_end(&l, op_reduce(&l.b, OP_REDUCE_SUM, y, DIMS(1), 1, false));
+    expect_none(l, false, NULL);
+}
+
+/* Weights renormalised over the batch inside the region: rows depend on other rows. */
+static void test_mixes_tokens(void **state) {
+    Layer l = form_d();
+    Node *sum = NULL;
+    FOR_NODES(n, l.g)
+    if (n->op == OP_REDUCE_SUM && n->in[0]->rank == 3)
+        sum = n;
+    Builder b = builder_before(sum);
+    Value *o = sum->in[0], *all = op_reduce(&b, OP_REDUCE_SUM, o, DIMS(0), 1, true);
+    node_set_in(sum, 0, op_binary(&b, OP_SUB, o, all));
+    expect_none(l, false, NULL);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_d),
+        cmocka_unit_test(test_e),
+        cmocka_unit_test(test_b),
+        cmocka_unit_test(test_b_order),
+        cmocka_unit_test(test_b_shared),
+        cmocka_unit_test(test_a),
+        cmocka_unit_test(test_h),
+        cmocka_unit_test(test_a_missing),
+        cmocka_unit_test(test_b_missing),
+        cmocka_unit_test(test_ensemble),
+        cmocka_unit_test(test_embedding_bag),
+        cmocka_unit_test(test_mixes_tokens),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
