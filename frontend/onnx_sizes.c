@@ -477,6 +477,35 @@ Value *em_reshape(OpCall *c, Value *x, int rank, const int64_t *dims) {
     return EM(c, OP_RESHAPE, &x, 1, A_INTS(DIMS, dims, rank));
 }
 
+/* What a -1 stands for when x is reshaped to the sizes `known` (0: the -1 itself), where symbols on both sides cancel; 0 if
+ * that leaves more than one number or one symbol. */
+static int64_t rest_size(const Value *x, const int64_t *known, int n) {
+    int64_t have = 1, taken = 1, symbol = 0;
+    bool used[MAX_RANK] = {false};
+    for (int i = 0; i < n; i++) {
+        if (known[i] > 0 && __builtin_mul_overflow(taken, known[i], &taken))
+            return 0;
+        bool cancelled = known[i] >= 0;
+        for (int k = 0; k < x->rank && !cancelled; k++) {
+            if (!used[k] && x->dims[k] == known[i])
+                used[k] = cancelled = true;
+        }
+        if (!cancelled)
+            return 0;
+    }
+    for (int k = 0; k < x->rank; k++) {
+        if (x->dims[k] < 0 && !used[k] && symbol)
+            return 0;
+        if (x->dims[k] < 0 && !used[k])
+            symbol = x->dims[k];
+        if (x->dims[k] >= 0 && __builtin_mul_overflow(have, x->dims[k], &have))
+            return 0;
+    }
+    if (have < 1 || have % taken)
+        return 0;
+    return symbol ? (have == taken ? symbol : 0) : have / taken;
+}
+
 /* The user's own shape vector: its known elements keep their symbols. */
 static Value *reshape_like(OpCall *c, Op op, Value *x, Value *dims, bool zero_copies) {
     const Partial *p = em_partial(c, dims);
@@ -488,13 +517,19 @@ static Value *reshape_like(OpCall *c, Op op, Value *x, Value *dims, bool zero_co
         node_set_int(n, AT_K, 1);
     if (p && !all && p->n <= MAX_RANK && (op == OP_RESHAPE || x->rank <= p->n)) {
         int64_t known[MAX_RANK];
+        int open = 0, rest = -1;
         for (int i = 0; i < p->n; i++) {
             known[i] = p->at[i].kind == PARTIAL_UNKNOWN ? 0 : p->at[i].v;
+            open += p->at[i].kind == PARTIAL_UNKNOWN;
+            if (p->at[i].kind == PARTIAL_CONST && known[i] == -1)
+                rest = i;
             if (p->at[i].kind == PARTIAL_CONST && known[i] <= 0)
                 known[i] = known[i] == 0 && zero_copies && i < x->rank ? x->dims[i] : 0;
             if (op == OP_EXPAND && known[i] == 1) /* the other shape decides */
                 known[i] = i - p->n + x->rank >= 0 ? x->dims[i - p->n + x->rank] : 1;
         }
+        if (op == OP_RESHAPE && rest >= 0 && !open)
+            known[rest] = rest_size(x, known, p->n);
         preset_dims(c, n->out[0], p->n, known);
     }
     return em_infer(c, n)->out[0];

@@ -190,7 +190,7 @@ const OpRow op_rows[] = {
        "num_heads:int! kv_num_heads:int! do_rotary:int rotary_interleaved:int scale:float softcap:float "
        "local_window_size:int smooth_softmax:int"),
     /* mixture of experts */
-    MS("MoE", 5, 8, 1, 1, read_moe, 0,
+    MS("MoE", 3, 8, 1, 1, read_moe, 0,
        "activation_type:string k:int normalize_routing_weights:int use_sparse_mixer:int swiglu_fusion:int "
        "swiglu_limit:float activation_alpha:float activation_beta:float"),
     /* control flow and sequences */
