@@ -1,7 +1,8 @@
 /* cmd.h: what the commands share. main.c and cmd_*.c are the program; they alone see every room.
  *
- * A command is a short walk through a Job: load the model, the recipe, the data; bind sizes; compile; run; write. Each step
- * returns false when it failed, having said why in the job's diagnostics; job_end prints them and gives the exit code. */
+ * A command is a short walk through a Job: load the model, the recipe, the data; bind sizes;
+ * compile; run; write. Each step returns false when it failed, having said why in the job's
+ * diagnostics; job_end prints them and gives the exit code. */
 #ifndef STGCC_FRONTEND_CMD_H
 #define STGCC_FRONTEND_CMD_H
 
@@ -50,8 +51,9 @@ int cmd_train(const Options *o);
 
 typedef struct Job {
     const Options *o;
-    Diag model_diag, recipe_diag, set_diag, data_diag, out_diag; /* one subject each; reported in this order */
-    Graph *g;                                                    /* imported, dims bound by job_bind_* */
+    Diag model_diag, recipe_diag, set_diag, data_diag,
+        out_diag; /* one subject each; reported in this order */
+    Graph *g;     /* imported, dims bound by job_bind_* */
     OnnxFile *file;
     Recipe *recipe;
     NamedArrays data;
@@ -64,7 +66,8 @@ int job_end(Job *j, ExitCode code);
 bool job_load_model(Job *j);
 bool job_load_recipe(Job *j); /* defaults, then -c, then --set and the flags that stand for keys */
 bool job_load_data(Job *j);   /* --data: .npz, .npy, or a folder of input_0.pb … */
-/* Sizes of the model's symbolic dims: --dim first, then the arrays' shapes; then shapes are inferred. */
+/* Sizes of the model's symbolic dims: --dim first, then the arrays' shapes; then shapes are
+ * inferred. */
 bool job_bind(Job *j);
 bool job_bind_samples(Job *j); /* inspect, init: small sizes for what is still free */
 /* The place for -o can be written and is none of the inputs. */
@@ -72,23 +75,26 @@ bool job_check_output(Job *j);
 /* Messages of a failed check belong to the model unless the caller says otherwise. */
 bool job_failed(const Job *j);
 
-/* Runs the passes on g. *stopped when --stop-after ended the run. False after an error; refuses regions that would compute
- * something else than the model (unless --allow-unraised) and, under --require-moe, models without an MoE layer. */
+/* Runs the passes on g. *stopped when --stop-after ended the run. False after an error; refuses
+ * regions that would compute something else than the model (unless --allow-unraised) and, under
+ * --require-moe, models without an MoE layer. */
 bool job_compile(Job *j, Graph *g, TrainWants wants, bool *stopped);
-/* Every input of the compiled graph is among the arrays, with its type and shape; labels lie in range, floats are no NaN. */
+/* Every input of the compiled graph is among the arrays, with its type and shape; labels lie in
+ * range, floats are no NaN. */
 bool job_check_inputs(Job *j, const Graph *g);
 /* Weights without NaN: a warning, or an error with EXIT_NUMERIC where `stop`. */
 bool job_check_weights(Job *j, const Graph *g, bool stop);
 
 /* ---- labels ---- */
 typedef struct LabelRule {
-    const char *name;  /* the labels input; NULL: no integer labels */
-    int64_t classes;   /* labels lie in 0..classes-1 */
+    const char *name; /* the labels input; NULL: no integer labels */
+    int64_t classes;  /* labels lie in 0..classes-1 */
     int64_t ignore;
     bool shifted_by_us; /* causal_lm: the first label of a row is never used */
 } LabelRule;
 LabelRule label_rule(const Graph *g, const Recipe *r);
-/* Counts the labels that count; false with EXIT_DATA naming the sample of the first one out of range. */
+/* Counts the labels that count; false with EXIT_DATA naming the sample of the first one out of
+ * range. */
 bool labels_check(const LabelRule *rule, const Tensor *labels, int64_t *counted, Diag *d);
 
 /* ---- engines: one interface over the reference evaluator and compiled code ---- */
@@ -98,18 +104,20 @@ typedef struct EngineSlot {
     ParamKind kind;
     Tensor tensor; /* a view: valid until the engine is freed */
 } EngineSlot;
-/* Takes over nothing: g must outlive the engine. `share`: params and state are those of another engine, by name. NULL with
- * diagnostics. */
+/* Takes over nothing: g must outlive the engine. `share`: params and state are those of another
+ * engine, by name. NULL with diagnostics. */
 Engine *engine_new(Graph *g, const Options *o, Engine *share, Diag *d);
 void engine_free(Engine *e);
 bool engine_has_input(const Engine *e, const char *name);
 void engine_input(Engine *e, const char *name, const Tensor *t); /* copies; the shape was checked */
 bool engine_step(Engine *e, Diag *d);                            /* one step; updates applied */
-/* An output of the last step as a tensor of type t (DT_NONE: its own); NULL if there is none of that name. */
+/* An output of the last step as a tensor of type t (DT_NONE: its own); NULL if there is none of
+ * that name. */
 Tensor *engine_output(Engine *e, Arena *a, const char *name, DType t);
 int engine_slots(Engine *e, const EngineSlot **at); /* params, frozen, state */
 const char *engine_describe(Engine *e, Arena *a);   /* for -v: machine, memory */
-/* The user's node whose result is the first to hold a NaN or Inf though its operands do not, or NULL if unknown. */
+/* The user's node whose result is the first to hold a NaN or Inf though its operands do not, or
+ * NULL if unknown. */
 const char *engine_first_bad(Engine *e, Arena *a);
 int64_t engine_memory(Engine *e); /* planned bytes; 0 if unknown */
 

@@ -1,6 +1,6 @@
-/* cmd_engine.c: one interface over the two ways to execute a compiled graph: the reference evaluator (float64, for truth) and
- * machine code (codegen + runtime). Parameters and state keep their storage types between steps in both, so that a checkpoint
- * holds all there is. */
+/* cmd_engine.c: one interface over the two ways to execute a compiled graph: the reference
+ * evaluator (float64, for truth) and machine code (codegen + runtime). Parameters and state keep
+ * their storage types between steps in both, so that a checkpoint holds all there is. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,7 +102,8 @@ static ParamKind slot_kind(StgcSlotKind k) {
 }
 
 static Tensor slot_tensor(Engine *e, const StgcSlot *s) {
-    Tensor t = {.dtype = dtype_from_onnx(s->type), .rank = s->rank, .data = stgc_run_data(e->run, s)};
+    Tensor t = {
+        .dtype = dtype_from_onnx(s->type), .rank = s->rank, .data = stgc_run_data(e->run, s)};
     memcpy(t.dims, s->dims, sizeof *s->dims * (size_t)s->rank);
     return t;
 }
@@ -132,7 +133,8 @@ static bool compiled_new(Engine *e, const Options *o, Engine *share, Diag *d) {
     if (e->rt)
         e->run = share ? stgc_run_new_shared(e->rt, step, share->run) : stgc_run_new(e->rt, step);
     if (!e->run) {
-        diag_error(d, EXIT_RESOURCE, "no memory for a step of %lld bytes", (long long)step->arena_bytes);
+        diag_error(d, EXIT_RESOURCE, "no memory for a step of %lld bytes",
+                   (long long)step->arena_bytes);
         diag_more(d, "make batch or sequence smaller");
         return false;
     }
@@ -149,7 +151,8 @@ static bool compiled_new(Engine *e, const Options *o, Engine *share, Diag *d) {
 static const StgcSlot *find_slot(const Engine *e, const char *name, bool input) {
     const StgcStep *step = compiled_step(e->compiled);
     for (uint32_t i = 0; i < step->nslots; i++)
-        if (step->slots[i].kind == (input ? STGC_SLOT_INPUT : STGC_SLOT_OUTPUT) && !strcmp(step->slots[i].name, name))
+        if (step->slots[i].kind == (input ? STGC_SLOT_INPUT : STGC_SLOT_OUTPUT) &&
+            !strcmp(step->slots[i].name, name))
             return &step->slots[i];
     return NULL;
 }
@@ -258,8 +261,8 @@ const char *engine_describe(Engine *e, Arena *a) {
         return "reference evaluator (float64)";
     const StgcStep *step = compiled_step(e->compiled);
     double touched = (double)stgc_run_touched_bytes(e->run) / 1048576;
-    return arena_printf(a, "%s; %u kernels for %s; memory planned %.1f MiB, touched %.1f MiB", stgc_rt_describe(e->rt),
-                        step->kernels, step->cpu ? step->cpu : "this CPU",
+    return arena_printf(a, "%s; %u kernels for %s; memory planned %.1f MiB, touched %.1f MiB",
+                        stgc_rt_describe(e->rt), step->kernels, step->cpu ? step->cpu : "this CPU",
                         (double)stgc_run_peak_bytes(e->run) / 1048576, touched);
 }
 
@@ -281,7 +284,8 @@ const char *engine_first_bad(Engine *e, Arena *a) {
             bad |= !finite_result(e->eval.values[n->out[i]->id]);
         for (int i = 0; bad && i < n->nin; i++)
             bad &= !n->in[i] || finite_result(e->eval.values[n->in[i]->id]);
-        bool mask = n->op == OP_CONST || n->op == OP_WHERE || n->op == OP_LOG; /* -inf of masks is meant */
+        bool mask =
+            n->op == OP_CONST || n->op == OP_WHERE || n->op == OP_LOG; /* -inf of masks is meant */
         for (int i = 0; bad && mask && i < n->nout; i++) {
             const RTensor *r = e->eval.values[n->out[i]->id];
             bad = false;
@@ -289,7 +293,8 @@ const char *engine_first_bad(Engine *e, Arena *a) {
                 bad |= isnan(r->f[k]);
         }
         if (bad)
-            return arena_printf(a, "node \"%s\" (%s)", n->src ? n->src->name : "", op_info[n->op].name);
+            return arena_printf(a, "node \"%s\" (%s)", n->src ? n->src->name : "",
+                                op_info[n->op].name);
     }
     return NULL;
 }

@@ -23,7 +23,8 @@ static ParamTotals count_params(const Graph *g) {
     return t;
 }
 
-/* Width of the rows the experts receive, and of what lies inside: from the first and the second linear. */
+/* Width of the rows the experts receive, and of what lies inside: from the first and the second
+ * linear. */
 static int64_t hidden_size(const MoeLayer *l) {
     if (l->x && l->x->rank > 0)
         return l->x->dims[l->x->rank - 1];
@@ -49,10 +50,12 @@ static const char *bytes_text(int64_t bytes, Arena *a) {
 
 static void print_layer(const MoeLayer *l, Diag *d) {
     const char *k = l->top_k ? arena_printf(&d->arena, "%d", l->top_k) : "varies";
-    printf("  %d  form %s, experts %d, top-k %s, score %s, hidden %" PRId64 ", inner %" PRId64 "\n", l->index,
-           l->form ? l->form : "?", l->experts, k, l->score ? l->score : "unknown", hidden_size(l), inner_size(l));
+    printf("  %d  form %s, experts %d, top-k %s, score %s, hidden %" PRId64 ", inner %" PRId64 "\n",
+           l->index, l->form ? l->form : "?", l->experts, k, l->score ? l->score : "unknown",
+           hidden_size(l), inner_size(l));
     printf("     expert: %s\n", l->schema ? diag_safe(d, l->schema) : "?");
-    printf("     router: %s%s\n", diag_safe(d, router_name(l)), l->logits ? "" : " (no logits per token: no CEL)");
+    printf("     router: %s%s\n", diag_safe(d, router_name(l)),
+           l->logits ? "" : " (no logits per token: no CEL)");
     printf("     probe error %.1e; weights", l->probe_error);
     for (int i = 0; i < l->weights.n && i < 6; i++)
         printf("%s %s", i ? "," : "", diag_safe(d, param_name(l->weights.at[i])));
@@ -65,7 +68,8 @@ static void print_not_raised(const Compile *c, Diag *d) {
     puts("\nNot raised:");
     for (int i = 0; i < c->not_raised.n; i++) {
         const NotRaised *r = &c->not_raised.at[i];
-        printf("  %s  node \"%s\": %s\n", r->wrong ? "wrong" : "left ", diag_safe(d, r->node), r->why);
+        printf("  %s  node \"%s\": %s\n", r->wrong ? "wrong" : "left ", diag_safe(d, r->node),
+               r->why);
         if (r->fix)
             printf("         %s\n", r->fix);
     }
@@ -84,14 +88,15 @@ static void print_table(Job *j, const Compile *c, const MoeLayers *layers, bool 
                value_type_text(c->g, c->g->outputs.at[i].value, &d->arena));
     if (unknown_sizes)
         printf("\n(free sizes shown as small samples; --dim NAME=N sets them)");
-    printf("\nParameters: %d tensors, %" PRId64 " elements, %s; AdamW keeps %s more\n", p.count, p.elements,
-           bytes_text(p.bytes, &d->arena), bytes_text(8 * p.elements, &d->arena));
+    printf("\nParameters: %d tensors, %" PRId64 " elements, %s; AdamW keeps %s more\n", p.count,
+           p.elements, bytes_text(p.bytes, &d->arena), bytes_text(8 * p.elements, &d->arena));
     if (layers->n) {
         printf("\nMoE layers: %d\n", layers->n);
         for (int i = 0; i < layers->n; i++)
             print_layer(&layers->at[i], d);
     } else {
-        printf("\nno MoE layer found; %s%s\n", c->not_raised.n ? "closest: " : "nothing resembles a router with experts",
+        printf("\nno MoE layer found; %s%s\n",
+               c->not_raised.n ? "closest: " : "nothing resembles a router with experts",
                c->not_raised.n ? c->not_raised.at[0].why : "");
     }
     print_not_raised(c, d);
@@ -129,11 +134,12 @@ static void json_layer(const MoeLayer *l) {
     printf("\"experts\": %d, \"top_k\": ", l->experts);
     printf(l->top_k ? "%d, " : "null, ", l->top_k);
     json_pair("score", l->score, ", ");
-    printf("\"hidden\": %" PRId64 ", \"inner\": %" PRId64 ", \"tokens\": %" PRId64 ", ", hidden_size(l), inner_size(l),
-           l->tokens);
+    printf("\"hidden\": %" PRId64 ", \"inner\": %" PRId64 ", \"tokens\": %" PRId64 ", ",
+           hidden_size(l), inner_size(l), l->tokens);
     json_pair("schema", l->schema, ", ");
     json_pair("router", router_name(l), ", ");
-    printf("\"logits\": %s, \"probe_error\": %.3g, \"weights\": [", l->logits ? "true" : "false", l->probe_error);
+    printf("\"logits\": %s, \"probe_error\": %.3g, \"weights\": [", l->logits ? "true" : "false",
+           l->probe_error);
     for (int i = 0; i < l->weights.n; i++) {
         fputs(i ? ", " : "", stdout);
         json_text(param_name(l->weights.at[i]));
@@ -143,8 +149,9 @@ static void json_layer(const MoeLayer *l) {
 
 static void json_params(const Graph *g) {
     ParamTotals p = count_params(g);
-    printf("\"parameters\": {\"tensors\": %d, \"elements\": %" PRId64 ", \"bytes\": %" PRId64 ", \"list\": [", p.count,
-           p.elements, p.bytes);
+    printf("\"parameters\": {\"tensors\": %d, \"elements\": %" PRId64 ", \"bytes\": %" PRId64
+           ", \"list\": [",
+           p.count, p.elements, p.bytes);
     const char *comma = "";
     FOR_NODES(n, g) {
         if (n->op != OP_PARAM)
@@ -212,7 +219,8 @@ static bool inspect(Job *j) {
         print_table(j, &c, &layers, free_sizes && !j->o->dims.n && !j->o->data);
     if (ok && !layers.n && j->o->require_moe) {
         diag_error(&j->model_diag, EXIT_MODEL, "no MoE layer found: %s",
-                   c.not_raised.n ? c.not_raised.at[0].why : "nothing resembles a router with experts");
+                   c.not_raised.n ? c.not_raised.at[0].why
+                                  : "nothing resembles a router with experts");
         ok = false;
     }
     moe_layers_free(&layers);
@@ -223,7 +231,8 @@ static bool inspect(Job *j) {
 int cmd_inspect(const Options *o) {
     Job j;
     job_begin(&j, o);
-    bool ok = job_load_model(&j) && job_load_recipe(&j) && (!o->data || job_load_data(&j)) && inspect(&j);
+    bool ok =
+        job_load_model(&j) && job_load_recipe(&j) && (!o->data || job_load_data(&j)) && inspect(&j);
     if (ok)
         job_check_weights(&j, j.g, false);
     return job_end(&j, EXIT_OK);

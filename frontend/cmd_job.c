@@ -1,4 +1,5 @@
-/* cmd_job.c: the steps that commands have in common: load, bind, compile, check, report. See cmd.h. */
+/* cmd_job.c: the steps that commands have in common: load, bind, compile, check, report. See cmd.h.
+ */
 #include "frontend/cmd.h"
 
 #include <dirent.h>
@@ -72,7 +73,8 @@ bool job_load_recipe(Job *j) {
     return ok;
 }
 
-/* DIR/input_0.pb …, in the order of the model's inputs, or by their own names where these are inputs. */
+/* DIR/input_0.pb …, in the order of the model's inputs, or by their own names where these are
+ * inputs. */
 static bool load_folder(Job *j) {
     NamedArrays *a = &j->data;
     for (int i = 0; i < j->g->inputs.n; i++) {
@@ -91,7 +93,8 @@ static bool load_folder(Job *j) {
     }
     if (!a->names.n && j->g->inputs.n) {
         diag_error(&j->data_diag, EXIT_DATA, "no input_0.pb in this folder");
-        diag_more(&j->data_diag, "expected input_0.pb, input_1.pb … (ONNX test data), or a .npz file");
+        diag_more(&j->data_diag,
+                  "expected input_0.pb, input_1.pb … (ONNX test data), or a .npz file");
         return false;
     }
     return true;
@@ -129,7 +132,8 @@ bool job_bind_samples(Job *j) {
 
 static bool same_file(const char *a, const char *b) {
     struct stat x, y;
-    return a && b && stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+    return a && b && stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev &&
+           x.st_ino == y.st_ino;
 }
 
 bool job_check_output(Job *j) {
@@ -154,7 +158,8 @@ static bool is_code_dump(const char *name) {
     return false;
 }
 
-/* A region that would compute something else than the model did is an error; what is merely no MoE layer, a note. */
+/* A region that would compute something else than the model did is an error; what is merely no MoE
+ * layer, a note. */
 static bool report_not_raised(Job *j, const Compile *c) {
     Diag *d = &j->model_diag;
     bool ok = true;
@@ -187,7 +192,8 @@ static bool report_no_moe(Job *j, const Compile *c) {
     if (j->o->require_moe)
         diag_error(&j->model_diag, EXIT_MODEL, "no MoE layer found: %s", closest);
     else if (j->recipe->stgc.enabled)
-        diag_warning(&j->model_diag, "no MoE layer found: %s; training goes on without STGC", closest);
+        diag_warning(&j->model_diag, "no MoE layer found: %s; training goes on without STGC",
+                     closest);
     return !j->o->require_moe;
 }
 
@@ -265,9 +271,11 @@ bool job_check_weights(Job *j, const Graph *g, bool stop) {
         }
         if (!nans && !infs)
             continue;
-        const char *text = arena_printf(&d->arena, "parameter \"%s\" holds %lld NaN and %lld Inf of %lld values, the first at %s",
-                                        diag_safe(d, param_name(n->out[0])), (long long)nans, (long long)infs,
-                                        (long long)count, position_text(init->t, first, &d->arena));
+        const char *text = arena_printf(
+            &d->arena,
+            "parameter \"%s\" holds %lld NaN and %lld Inf of %lld values, the first at %s",
+            diag_safe(d, param_name(n->out[0])), (long long)nans, (long long)infs, (long long)count,
+            position_text(init->t, first, &d->arena));
         if (stop && bad++ == 0) {
             diag_error(d, EXIT_NUMERIC, "%s", text);
             diag_more(d, "training would give NaN only; repair the model");

@@ -27,22 +27,31 @@ typedef struct OptionRow {
 #define AT(field) offsetof(Options, field)
 static const OptionRow rows[] = {
     {"config", 'c', OPT_TEXT, AT(recipe), "inspect step train", "C.yaml", "the training recipe"},
-    {"set", 0, OPT_LIST, AT(sets), "inspect step train", "KEY=VALUE", "one key of the recipe, such as stgc.threshold=-0.1 (repeatable)"},
-    {"freeze", 0, OPT_LIST, AT(freeze), "step train", "GLOB", "also freeze these parameters (repeatable)"},
-    {"data", 0, OPT_TEXT, AT(data), "inspect init step run train", "FILE", "the batch: arrays by input name as .npz"},
+    {"set", 0, OPT_LIST, AT(sets), "inspect step train", "KEY=VALUE",
+     "one key of the recipe, such as stgc.threshold=-0.1 (repeatable)"},
+    {"freeze", 0, OPT_LIST, AT(freeze), "step train", "GLOB",
+     "also freeze these parameters (repeatable)"},
+    {"data", 0, OPT_TEXT, AT(data), "inspect init step run train", "FILE",
+     "the batch: arrays by input name as .npz"},
     {"output", 'o', OPT_TEXT, AT(out), "init step run train", "PATH", "where the result goes"},
     {"dim", 0, OPT_LIST, AT(dims), NULL, "NAME=N", "the size of a symbolic dim (repeatable)"},
     {"steps", 0, OPT_COUNT, AT(steps), "train", "N", "stop after step N; overrides schedule.steps"},
     {"resume", 0, OPT_FLAG, AT(resume), "train", NULL, "go on from the newest checkpoint in RUN/"},
     {"json", 0, OPT_FLAG, AT(json), "inspect", NULL, "the same facts as JSON"},
-    {"engine", 0, OPT_ENGINE, AT(engine), "step run train", "NAME", "cpu (compiled, the default) or reference (float64, slow)"},
+    {"engine", 0, OPT_ENGINE, AT(engine), "step run train", "NAME",
+     "cpu (compiled, the default) or reference (float64, slow)"},
     {"target", 0, OPT_TARGET, 0, "step run train", "NAME", "cpu, also spelled x86-64"},
-    {"threads", 0, OPT_COUNT, AT(threads), "step run train", "N", "threads of compiled code (default: all cores)"},
+    {"threads", 0, OPT_COUNT, AT(threads), "step run train", "N",
+     "threads of compiled code (default: all cores)"},
     {"unfused", 0, OPT_FLAG, AT(unfused), "step run train", NULL, "compile every operation alone"},
-    {"require-moe", 0, OPT_FLAG, AT(require_moe), "inspect step train", NULL, "no MoE layer found: exit 3"},
-    {"allow-unraised", 0, OPT_FLAG, AT(allow_unraised), "step run train", NULL, "go on although a layer was not understood"},
-    {"mem-limit", 0, OPT_BYTES, AT(mem_limit), NULL, "BYTES", "refuse work that needs more memory, such as 4G"},
-    {"dump", 0, OPT_TEXT, AT(dump), NULL, "PASS", "print the graph after a pass (or: kernels, loops, llvm, asm)"},
+    {"require-moe", 0, OPT_FLAG, AT(require_moe), "inspect step train", NULL,
+     "no MoE layer found: exit 3"},
+    {"allow-unraised", 0, OPT_FLAG, AT(allow_unraised), "step run train", NULL,
+     "go on although a layer was not understood"},
+    {"mem-limit", 0, OPT_BYTES, AT(mem_limit), NULL, "BYTES",
+     "refuse work that needs more memory, such as 4G"},
+    {"dump", 0, OPT_TEXT, AT(dump), NULL, "PASS",
+     "print the graph after a pass (or: kernels, loops, llvm, asm)"},
     {"stop-after", 0, OPT_TEXT, AT(stop_after), NULL, "PASS", "end after a pass"},
     {"skip", 0, OPT_LIST, AT(skip), NULL, "PASS", "leave a pass out (repeatable)"},
     {"list-passes", 0, OPT_FLAG, AT(list_passes), NULL, NULL, "name the passes"},
@@ -68,12 +77,14 @@ static bool takes(const Command *c, const OptionRow *row) {
 
 static void help_program(FILE *to) {
     fputs("Usage: stgcc COMMAND MODEL.onnx [OPTION]...\n"
-          "Trains Mixture-of-Experts models exported to ONNX, with token gradient conflicts solved (STGC).\n\n"
+          "Trains Mixture-of-Experts models exported to ONNX, with token gradient conflicts solved "
+          "(STGC).\n\n"
           "Commands:\n",
           to);
     for (int i = 0; i < ncommands; i++)
         fprintf(to, "  %-9s %s\n", commands[i].name, commands[i].what);
-    fputs("\n`stgcc COMMAND --help` explains one; `stgcc --list-passes` names the compiler's passes,\n"
+    fputs("\n`stgcc COMMAND --help` explains one; `stgcc --list-passes` names the compiler's "
+          "passes,\n"
           "`stgcc --version` the version.\n"
           "Exit codes: 0 ok, 2 usage or recipe, 3 model, 4 data or checkpoint, 5 a limit, 6 I/O,\n"
           "7 NaN or Inf, 70 a fault of stgcc.\n",
@@ -92,7 +103,8 @@ void options_help(const Command *c, FILE *to) {
         if (!takes(c, r))
             continue;
         char left[40];
-        snprintf(left, sizeof left, "--%s%s%s", r->name, r->argument ? "=" : "", r->argument ? r->argument : "");
+        snprintf(left, sizeof left, "--%s%s%s", r->name, r->argument ? "=" : "",
+                 r->argument ? r->argument : "");
         if (r->letter)
             fprintf(to, "  -%c, %-22s %s\n", r->letter, left, r->what);
         else
@@ -125,7 +137,8 @@ static bool unknown_option(const Command *c, const char *word, Diag *d) {
 }
 
 static bool bad_value(const OptionRow *r, const char *value, const char *expected, Diag *d) {
-    diag_error(d, EXIT_USAGE, "--%s: expected %s, found '%s'", r->name, expected, diag_safe(d, value));
+    diag_error(d, EXIT_USAGE, "--%s: expected %s, found '%s'", r->name, expected,
+               diag_safe(d, value));
     return false;
 }
 
@@ -147,7 +160,8 @@ static bool read_bytes(const OptionRow *r, const char *value, int64_t *out, Diag
     for (const char *p = units; unit && p <= unit; p++)
         if (__builtin_mul_overflow(*out, 1024, out))
             errno = ERANGE;
-    if (end == value || (*end && (!unit || (end[1] && strcmp(end + 1, "B") != 0 && strcmp(end + 1, "iB") != 0))) ||
+    if (end == value ||
+        (*end && (!unit || (end[1] && strcmp(end + 1, "B") != 0 && strcmp(end + 1, "iB") != 0))) ||
         errno || *out < 1)
         return bad_value(r, value, "a size such as 500M or 4G", d);
     return true;
@@ -205,7 +219,8 @@ static bool read_long(Options *o, const Command *c, Words *w, Diag *d) {
     if (r->kind != OPT_FLAG && !value && w->at + 1 < w->argc)
         value = w->argv[++w->at];
     if (r->kind != OPT_FLAG && !value) {
-        diag_error(d, EXIT_USAGE, "--%s: a value is missing: --%s=%s", r->name, r->name, r->argument);
+        diag_error(d, EXIT_USAGE, "--%s: a value is missing: --%s=%s", r->name, r->name,
+                   r->argument);
         return false;
     }
     return set_option(o, r, value, d);
@@ -228,7 +243,8 @@ static bool read_short(Options *o, const Command *c, Words *w, Diag *d) {
         const char *value = p[1] ? p + 1 : w->at + 1 < w->argc ? w->argv[++w->at] : NULL;
         if (value)
             return set_option(o, r, value, d);
-        diag_error(d, EXIT_USAGE, "-%c: a value is missing: -%c %s", r->letter, r->letter, r->argument);
+        diag_error(d, EXIT_USAGE, "-%c: a value is missing: -%c %s", r->letter, r->letter,
+                   r->argument);
         return false;
     }
     return true;
@@ -239,11 +255,13 @@ static bool read_argument(Options *o, const Command *c, const char *word, Diag *
         o->model = word;
         return true;
     }
-    diag_error(d, EXIT_USAGE, "%s: one model at a time; '%s' is one too many", c->name, diag_safe(d, word));
+    diag_error(d, EXIT_USAGE, "%s: one model at a time; '%s' is one too many", c->name,
+               diag_safe(d, word));
     return false;
 }
 
-static bool require(const Command *c, const char *value, const char *commands_that, const char *what, Diag *d) {
+static bool require(const Command *c, const char *value, const char *commands_that,
+                    const char *what, Diag *d) {
     if (value || !word_in(commands_that, c->name))
         return true;
     diag_error(d, EXIT_USAGE, "%s: %s is missing", c->name, what);

@@ -11,7 +11,8 @@ typedef struct OutputType {
 } OutputType;
 typedef VEC(OutputType) OutputTypes;
 
-/* Inputs that may be shapes, axes or counts are folded into the model: then their values are known to the compiler. */
+/* Inputs that may be shapes, axes or counts are folded into the model: then their values are known
+ * to the compiler. */
 static bool fold_small_inputs(Job *j) {
     enum { SMALL = 64 };
     VEC(NamedTensor) known = {0};
@@ -19,7 +20,8 @@ static bool fold_small_inputs(Job *j) {
         const Value *v = j->g->inputs.at[i];
         const char *name = node_str(v->def, AT_NAME, "");
         const Tensor *t = arrays_find(&j->data, name);
-        if (!t || t->rank > 1 || dtype_is_float(t->dtype) || t->dtype != v->dtype || tensor_count(t) > SMALL)
+        if (!t || t->rank > 1 || dtype_is_float(t->dtype) || t->dtype != v->dtype ||
+            tensor_count(t) > SMALL)
             continue;
         NamedTensor one = {arena_strdup(&j->arena, name), t};
         vec_push(&known, one);
@@ -68,10 +70,12 @@ int cmd_run(const Options *o) {
     bool stopped = false;
     OutputTypes types = {0};
     job_begin(&j, o);
-    bool ok = job_load_model(&j) && job_load_recipe(&j) && job_load_data(&j) && fold_small_inputs(&j) && job_bind(&j) &&
-              job_check_output(&j);
-    for (int i = 0; ok && i < j.g->outputs.n; i++) { /* compiled code may hold them in wider types */
-        OutputType t = {arena_strdup(&j.arena, j.g->outputs.at[i].name), j.g->outputs.at[i].value->dtype};
+    bool ok = job_load_model(&j) && job_load_recipe(&j) && job_load_data(&j) &&
+              fold_small_inputs(&j) && job_bind(&j) && job_check_output(&j);
+    for (int i = 0; ok && i < j.g->outputs.n;
+         i++) { /* compiled code may hold them in wider types */
+        OutputType t = {arena_strdup(&j.arena, j.g->outputs.at[i].name),
+                        j.g->outputs.at[i].value->dtype};
         vec_push(&types, t);
     }
     ok = ok && job_compile(&j, j.g, (TrainWants){0}, &stopped);

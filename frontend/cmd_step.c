@@ -1,4 +1,5 @@
-/* cmd_step.c: one training step laid open: losses, every gradient, every cosine, as float32 arrays. */
+/* cmd_step.c: one training step laid open: losses, every gradient, every cosine, as float32 arrays.
+ */
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,7 +36,8 @@ static void say_losses(Job *j, Engine *e) {
     if (j->o->quiet)
         return;
     for (int i = 0; i < COUNT_OF(names); i++) {
-        Tensor *t = engine_output(e, &j->arena, arena_printf(&j->arena, "loss/%s", names[i]), DT_F32);
+        Tensor *t =
+            engine_output(e, &j->arena, arena_printf(&j->arena, "loss/%s", names[i]), DT_F32);
         if (t)
             printf("%sloss/%s %.7g", i ? "  " : "", names[i], tensor_get_f(t, 0));
     }
@@ -79,8 +81,8 @@ int cmd_step(const Options *o) {
     bool stopped = false;
     TrainWants wants = {.train = true, .grads = true, .detail = true};
     job_begin(&j, o);
-    bool ok = job_load_model(&j) && job_load_recipe(&j) && job_load_data(&j) && job_bind(&j) && job_check_output(&j) &&
-              job_compile(&j, j.g, wants, &stopped);
+    bool ok = job_load_model(&j) && job_load_recipe(&j) && job_load_data(&j) && job_bind(&j) &&
+              job_check_output(&j) && job_compile(&j, j.g, wants, &stopped);
     if (ok && !stopped) {
         job_check_weights(&j, j.g, false);
         ok = job_check_inputs(&j, j.g) && check_labels(&j, j.g) && execute(&j, j.g);

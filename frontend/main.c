@@ -1,12 +1,14 @@
 /* main.c: the program. What happens to a model is below, command by command; how is in cmd_*.c.
  *
- *   model.onnx ─ onnx_import ─► Graph ─ bind dims, infer ─► Graph ─ passes_run ─► training Graph ─ engine ─► numbers
+ *   model.onnx ─ onnx_import ─► Graph ─ bind dims, infer ─► Graph ─ passes_run ─► training Graph ─
+ * engine ─► numbers
  *
  *   inspect   import, bind samples, passes up to raise_moe, print what was found
  *   init      the same, and write a commented recipe
  *   run       import, bind, forward passes, engine, one step, outputs
  *   step      import, bind, all passes, engine, one step, every gradient and cosine
- *   train     import, bind, all passes with the optimizer, engine, many steps, checkpoints, model.onnx */
+ *   train     import, bind, all passes with the optimizer, engine, many steps, checkpoints,
+ * model.onnx */
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -15,19 +17,23 @@
 #include "frontend/cmd.h"
 
 const Command commands[] = {
-    {"inspect", "MODEL.onnx", "what is in a model: parameters, MoE layers, what was not understood", cmd_inspect,
-     "Prints the model's parameters, the MoE layers found (form, experts, router), and what was not\n"
+    {"inspect", "MODEL.onnx", "what is in a model: parameters, MoE layers, what was not understood",
+     cmd_inspect,
+     "Prints the model's parameters, the MoE layers found (form, experts, router), and what was "
+     "not\n"
      "raised and why. Free sizes get small samples unless --dim or --data gives them."},
     {"init", "MODEL.onnx [-o C.yaml]", "writes a commented training recipe for a model", cmd_init,
-     "Writes a recipe with the model's parameters, tensors that should stay frozen, its MoE layers and\n"
+     "Writes a recipe with the model's parameters, tensors that should stay frozen, its MoE layers "
+     "and\n"
      "sensible defaults; to standard output unless -o names a file."},
-    {"step", "MODEL.onnx -c C.yaml --data BATCH.npz -o OUT.npz", "one training step laid open: losses, gradients, cosines",
-     cmd_step,
+    {"step", "MODEL.onnx -c C.yaml --data BATCH.npz -o OUT.npz",
+     "one training step laid open: losses, gradients, cosines", cmd_step,
      "Computes one training step without updating anything and writes loss/*, out/NAME,\n"
      "grad/INITIALIZER and moe/LAYER/* as float32 arrays."},
     {"run", "MODEL.onnx --data IN.npz|DIR -o OUT.npz", "forward only", cmd_run,
      "Computes the model's outputs. DIR holds input_0.pb, input_1.pb … (ONNX test data)."},
-    {"train", "MODEL.onnx -c C.yaml --data D -o RUN/", "trains; writes checkpoints, metrics and the trained model", cmd_train,
+    {"train", "MODEL.onnx -c C.yaml --data D -o RUN/",
+     "trains; writes checkpoints, metrics and the trained model", cmd_train,
      "D is a batch (.npz, repeated every step) or a file of tokens (data.dtype). RUN/ gets\n"
      "metrics.jsonl, step-N.ckpt and, at the end, model.onnx. Ctrl-C finishes the step, saves and\n"
      "exits 0; --resume goes on, bit for bit, where the newest checkpoint left off."},

@@ -1,0 +1,416 @@
+/* cmd_train.c: the training loop: batches in, steps, metrics and checkpoints out.
+ *
+ * One compiled step does forward, backward, STGC and the optimizer. With micro-batches
+ * (train.accumulate > 1) there are two: one adds gradients up, the other applies them; both share
+ * parameters and state. The state of a training is the parameters, the optimizer's state, the step
+ * and the samples taken: a checkpoint holds them all. */
+#include "frontend/cmd_train.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ir/text.h"
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number) {
+    interrupted = number;
+}
+
+static void watch_signals(void) {
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+    sigaction(SIGHUP, &a, NULL);
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t); /* clock jumps do not matter */
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- preparing ---- */
+
+static char *recipe_text(const Recipe *r) {
+    char *text = NULL;
+    size_t n = 0;
+    FILE *f = open_memstream(&text, &n);
+    if (!f)
+        bug("no memory stream");
+    recipe_print(r, f);
+    fclose(f);
+    return text;
+}
+
+/* Structure and weights of the model as imported: constants print with their hashes. */
+static uint64_t model_hash(const Graph *g) {
+    char *text = graph_to_text(g);
+    uint64_t h = hash_bytes(text, strlen(text), 1);
+    free(text);
+    return h;
+}
+
+static bool compile(Train *t, bool *stopped) {
+    Job *j = &t->job;
+    bool micro = j->recipe->train.accumulate > 1;
+    TrainWants step = {.train = true, .metrics = true, .update = !micro, .accumulate = micro};
+    TrainWants apply = {.train = true, .metrics = true, .update = true, .apply_only = true};
+    t->step_graph = j->g;
+    if (micro)
+        t->apply_graph = graph_clone(j->g, NULL);
+    bool ok = job_compile(j, t->step_graph, step, stopped);
+    return ok && (*stopped || !micro || job_compile(j, t->apply_graph, apply, stopped));
+}
+
+static bool make_engines(Train *t) {
+    Job *j = &t->job;
+    t->micro = engine_new(t->step_graph, j->o, NULL, &j->model_diag);
+    if (t->micro && t->apply_graph)
+        t->apply = engine_new(t->apply_graph, j->o, t->micro, &j->model_diag);
+    return t->micro && (!t->apply_graph || t->apply);
+}
+
+/* ---- one step ---- */
+
+/* Sums of the outputs over micro-batches, by output. */
+typedef struct Sums {
+    const char *name;
+    double *at;
+    int64_t n;
+} Sums;
+typedef VEC(Sums) SumList;
+
+static bool adds_up(const char *name) {
+    static const char *const counts[] = {"/tokens", "/degenerate", "/cos_histogram"};
+    for (int i = 0; i < COUNT_OF(counts); i++) {
+        size_t n = strlen(name), k = strlen(counts[i]);
+        if (n > k && !strcmp(name + n - k, counts[i]))
+            return true;
+    }
+    return false;
+}
+
+static void add_outputs(const Graph *g, Engine *e, SumList *sums, Arena *a, double share) {
+    for (int i = 0; i < g->outputs.n; i++) {
+        Arena scratch = {0};
+        const char *name = g->outputs.at[i].name;
+        Tensor *x = engine_output(e, &scratch, name, DT_F64);
+        Sums *s = NULL;
+        for (int k = 0; k < sums->n && !s; k++)
+            if (!strcmp(sums->at[k].name, name))
+                s = &sums->at[k];
+        if (!s) {
+            Sums fresh = {name, ARENA_ARRAY(a, double, tensor_count(x)), tensor_count(x)};
+            vec_push(sums, fresh);
+            s = &sums->at[sums->n - 1];
+        }
+        double w = adds_up(name) ? 1 : share;
+        for (int64_t k = 0; k < s->n; k++)
+            s->at[k] += w * tensor_get_f(x, k);
+        arena_free(&scratch);
+    }
+}
+
+static double sum_of(const SumList *sums, const char *name) {
+    for (int i = 0; i < sums->n; i++)
+        if (!strcmp(sums->at[i].name, name) && sums->at[i].n)
+            return sums->at[i].at[0];
+    return NAN;
+}
+
+/* Learning rate of step s = 1, 2, …: a linear warm-up, then constant, or down to 0 after the last
+ * step. */
+static double learning_rate(const Recipe *r, int64_t s) {
+    double lr = r->optimizer.lr, w = (double)r->schedule.warmup, n = (double)r->schedule.steps;
+    if ((double)s <= w)
+        return lr * (double)s / w;
+    double done = n > w ? ((double)s - 1 - w) / (n - w) : 1;
+    done = done < 0 ? 0 : done > 1 ? 1 : done;
+    switch (r->schedule.kind) {
+    case SCHED_LINEAR:
+        return lr * (1 - done);
+    case SCHED_COSINE:
+        return lr * 0.5 * (1 + cos(3.14159265358979323846 * done));
+    default:
+        return lr;
+    }
+}
+
+static void set_hyper(Train *t, Engine *e) {
+    const Recipe *r = t->job.recipe;
+    double s = (double)(t->step + 1);
+    float values[8] = {
+        (float)learning_rate(r, t->step + 1), (float)(1 / (1 - pow(r->optimizer.beta1, s))),
+        (float)(1 / (1 - pow(r->optimizer.beta2, s))), (float)(1 / (double)r->train.accumulate)};
+    Tensor hyper = {.dtype = DT_F32, .rank = 1, .dims = {8}, .data = values};
+    engine_input(e, "hyper", &hyper);
+}
+
+/* The first output, in the graph's order, that holds a NaN: losses come last, so it is nearer to
+ * the cause than they are. */
+static const char *first_nan_output(const SumList *sums) {
+    for (int i = 0; i < sums->n; i++)
+        for (int64_t k = 0; k < sums->at[i].n; k++)
+            if (isnan(sums->at[i].at[k]) && strncmp(sums->at[i].name, "loss/", 5) != 0)
+                return sums->at[i].name;
+    return NULL;
+}
+
+/* A loss that is no number ends the training: says which, and what first became so. */
+static bool check_losses(Train *t, const SumList *sums) {
+    Diag *d = &t->job.model_diag;
+    for (int i = 0; i < sums->n; i++) {
+        const Sums *s = &sums->at[i];
+        if (strncmp(s->name, "loss/", 5) || !s->n || isfinite(s->at[0]))
+            continue;
+        const char *node = engine_first_bad(t->micro, &d->arena), *output = first_nan_output(sums);
+        diag_error(d, EXIT_NUMERIC, "step %lld: %s is %s", (long long)t->step + 1, s->name,
+                   isnan(s->at[0]) ? "NaN" : "infinite");
+        if (node)
+            diag_more(d, "the first to become so: %s", node);
+        else if (output)
+            diag_more(d, "the first metric to become so: %s", output);
+        diag_more(d, "checkpoints before it are kept; try a smaller optimizer.lr, or "
+                     "optimizer.clip_norm: 1.0");
+        return false;
+    }
+    return true;
+}
+
+/* One optimizer step over train.accumulate batches. *trained: false when every label was ignored
+ * and nothing was done. */
+static bool one_step(Train *t, SumList *sums, Arena *a, bool *trained) {
+    const Recipe *r = t->job.recipe;
+    int64_t all = 0;
+    for (int64_t m = 0; m < r->train.accumulate; m++) {
+        int64_t counted;
+        if (!train_next_batch(t, &counted))
+            return false;
+        all += counted;
+        if (!counted)
+            continue; /* an objective of 0 and no gradient */
+        set_hyper(t, t->micro);
+        if (!engine_step(t->micro, &t->job.data_diag))
+            return false;
+        add_outputs(t->step_graph, t->micro, sums, a, 1 / (double)r->train.accumulate);
+        if (!check_losses(t, sums))
+            return false;
+    }
+    *trained = all > 0;
+    if (all && t->apply) {
+        set_hyper(t, t->apply);
+        if (!engine_step(t->apply, &t->job.model_diag))
+            return false;
+        add_outputs(t->apply_graph, t->apply, sums, a, 1);
+    }
+    return true;
+}
+
+/* ---- reporting ---- */
+
+typedef struct LayerMean { /* over MoE layers, for the table */
+    double sum;
+    int n;
+} LayerMean;
+
+static void add_mean(LayerMean *m, double v) {
+    m->sum += v;
+    m->n++;
+}
+
+static double mean_of(const LayerMean *m) {
+    return m->n ? m->sum / m->n : NAN;
+}
+
+/* Tokens by expert become shares, and how much the fullest has above the mean. */
+static double log_load(StgcMetrics *metrics, const Sums *s, Arena *a) {
+    const char *layer =
+        arena_printf(a, "%.*s", (int)(strlen(s->name) - strlen("/tokens")), s->name);
+    double total = 0, most = 0, *load = ARENA_ARRAY(a, double, s->n);
+    for (int64_t i = 0; i < s->n; i++) {
+        total += s->at[i];
+        most = fmax(most, s->at[i]);
+    }
+    for (int64_t i = 0; i < s->n; i++)
+        load[i] = total > 0 ? s->at[i] / total : 0;
+    double max_load = total > 0 ? most * (double)s->n / total : 0;
+    stgc_metrics_list(metrics, s->name, s->at, s->n);
+    stgc_metrics_list(metrics, arena_printf(a, "%s/load", layer), load, s->n);
+    stgc_metrics_number(metrics, arena_printf(a, "%s/max_load", layer), max_load);
+    return max_load;
+}
+
+static bool ends(const char *name, const char *with) {
+    size_t n = strlen(name), k = strlen(with);
+    return n >= k && !strcmp(name + n - k, with);
+}
+
+static bool log_step(Train *t, const SumList *sums, double seconds, Arena *a, StgcTableRow *row) {
+    const Recipe *r = t->job.recipe;
+    LayerMean conflict = {0}, cosine = {0};
+    double tokens = (double)(train_tokens_per_batch(t) * r->train.accumulate), max_load = NAN;
+    stgc_metrics_begin(t->metrics, t->step);
+    for (int i = 0; i < sums->n; i++) {
+        const Sums *s = &sums->at[i];
+        if (!strncmp(s->name, "moe/", 4) && ends(s->name, "/tokens")) {
+            double load = log_load(t->metrics, s, a);
+            max_load = isnan(max_load) ? load : fmax(max_load, load);
+        } else if (s->n == 1) {
+            stgc_metrics_number(t->metrics, s->name, s->at[0]);
+        } else {
+            stgc_metrics_list(t->metrics, s->name, s->at, s->n);
+        }
+        if (s->n == 1 && ends(s->name, "/conflict_share"))
+            add_mean(&conflict, s->at[0]);
+        if (s->n == 1 && ends(s->name, "/mean_cos"))
+            add_mean(&cosine, s->at[0]);
+    }
+    if (!sums->n) { /* every label ignored */
+        stgc_metrics_number(t->metrics, "loss/total", 0);
+        stgc_metrics_number(t->metrics, "loss/task", 0);
+    }
+    stgc_metrics_number(t->metrics, "lr", learning_rate(r, t->step));
+    stgc_metrics_number(t->metrics, "step_seconds", seconds);
+    stgc_metrics_number(t->metrics, "tokens_per_second", seconds > 0 ? tokens / seconds : 0);
+    *row = (StgcTableRow){.step = t->step,
+                          .steps = r->schedule.steps,
+                          .total = sums->n ? sum_of(sums, "loss/total") : 0,
+                          .task = sums->n ? sum_of(sums, "loss/task") : 0,
+                          .balance = sum_of(sums, "loss/balance"),
+                          .cel = sum_of(sums, "loss/cel"),
+                          .conflict_share = mean_of(&conflict),
+                          .mean_cos = mean_of(&cosine),
+                          .max_load = max_load,
+                          .tokens_per_second = seconds > 0 ? tokens / seconds : 0};
+    char error[512];
+    StgcStatus status = stgc_metrics_end(t->metrics, error, sizeof error);
+    if (status != STGC_OK)
+        diag_error(&t->job.out_diag, (ExitCode)status, "%s", diag_safe(&t->job.out_diag, error));
+    return status == STGC_OK;
+}
+
+/* ---- the loop ---- */
+
+static bool loop(Train *t) {
+    const Recipe *r = t->job.recipe;
+    const Options *o = t->job.o;
+    bool show = !o->quiet && (o->verbose || isatty(STDOUT_FILENO)), ok = true, told = false;
+    int printed = 0;
+    int64_t saved = t->step;
+    while (ok && t->step < r->schedule.steps && !interrupted) {
+        Arena a = {0};
+        SumList sums = {0};
+        StgcTableRow row;
+        bool trained = true;
+        double start = now();
+        ok = one_step(t, &sums, &a, &trained);
+        if (ok) {
+            double seconds = now() - start;
+            t->step++;
+            if (!trained && !told) {
+                diag_warning(&t->job.data_diag,
+                             "step %lld: every label is ignored: loss 0, nothing is updated",
+                             (long long)t->step);
+                told = true;
+            }
+            if (t->step == 1 || t->step % r->train.log_every == 0 || t->step == r->schedule.steps ||
+                interrupted) {
+                ok = log_step(t, &sums, seconds, &a, &row);
+                if (show)
+                    stgc_table_row(stdout, &printed, &row);
+            }
+        }
+        if (ok && r->train.checkpoint_every && t->step % r->train.checkpoint_every == 0) {
+            ok = train_checkpoint(t);
+            saved = t->step;
+        }
+        vec_free(&sums);
+        arena_free(&a);
+    }
+    if (ok && (saved != t->step || stgc_checkpoint_last_step(o->out) != t->step))
+        ok = train_checkpoint(t);
+    return ok;
+}
+
+static bool open_metrics(Train *t) {
+    char error[512];
+    t->metrics = stgc_metrics_open(t->job.o->out, t->step > 0 ? t->step : -1, error, sizeof error);
+    if (!t->metrics)
+        diag_error(&t->job.out_diag, EXIT_IO, "%s", diag_safe(&t->job.out_diag, error));
+    return t->metrics != NULL;
+}
+
+static void say_start(Train *t) {
+    const Recipe *r = t->job.recipe;
+    Job *j = &t->job;
+    if (j->o->quiet)
+        return;
+    printf("training %s: steps %lld to %lld, %lld tokens a step", j->o->model,
+           (long long)t->step + 1, (long long)r->schedule.steps,
+           (long long)(train_tokens_per_batch(t) * r->train.accumulate));
+    int64_t memory = engine_memory(t->micro);
+    if (memory)
+        printf(", %.1f MiB planned", (double)memory / 1048576);
+    printf(" -> %s\n", j->o->out);
+    if (t->step >= r->schedule.steps)
+        printf("nothing to do: the checkpoint is of step %lld\n", (long long)t->step);
+    fflush(stdout);
+}
+
+static bool execute(Train *t) {
+    Job *j = &t->job;
+    bool ok = train_lock_run(t) && make_engines(t) && train_room_on_disk(t) &&
+              (!j->o->resume || train_resume(t)) && open_metrics(t);
+    if (!ok)
+        return false;
+    say_start(t);
+    watch_signals();
+    ok = loop(t) && train_write_model(t);
+    if (ok && !j->o->quiet) {
+        if (interrupted)
+            printf("interrupted: step %lld is finished and saved; go on with --resume\n",
+                   (long long)t->step);
+        else
+            printf("done: step %lld, trained model in %s/model.onnx\n", (long long)t->step,
+                   j->o->out);
+        if (j->o->verbose)
+            printf("%s\n", engine_describe(t->micro, &j->arena));
+    }
+    return ok;
+}
+
+static void train_free(Train *t) {
+    engine_free(t->apply);
+    engine_free(t->micro);
+    if (t->apply_graph)
+        graph_free(t->apply_graph);
+    stgc_metrics_close(t->metrics);
+    stgc_tokens_close(t->tokens);
+    free(t->recipe_text);
+    if (t->lock >= 0)
+        close(t->lock);
+}
+
+int cmd_train(const Options *o) {
+    Train t = {.lock = -1};
+    bool stopped = false;
+    job_begin(&t.job, o);
+    bool ok = job_load_model(&t.job);
+    if (ok)
+        t.model_hash = model_hash(t.job.g);
+    ok = ok && job_load_recipe(&t.job) && train_open_data(&t) && job_bind(&t.job) &&
+         compile(&t, &stopped);
+    if (ok && !stopped) {
+        t.recipe_text = recipe_text(t.job.recipe);
+        t.labels = label_rule(t.step_graph, t.job.recipe);
+        ok = job_check_weights(&t.job, t.step_graph, true) &&
+             job_check_inputs(&t.job, t.step_graph) && execute(&t);
+    }
+    train_free(&t);
+    return job_end(&t.job, EXIT_OK);
+}

@@ -1,0 +1,43 @@
+/* cmd_train.h: the state of a training, shared by cmd_train.c (the loop), cmd_train_data.c
+ * (batches) and cmd_train_save.c (checkpoints, the trained model). */
+#ifndef STGCC_FRONTEND_CMD_TRAIN_H
+#define STGCC_FRONTEND_CMD_TRAIN_H
+
+#include "frontend/cmd.h"
+#include "runtime/checkpoint.h"
+#include "runtime/data.h"
+#include "runtime/metrics.h"
+
+typedef struct Train {
+    Job job;
+    Graph *step_graph, *apply_graph; /* apply: only with micro-batches, the optimizer alone */
+    Engine *micro, *apply;
+    LabelRule labels;
+    StgcTokens *tokens; /* NULL: a batch, repeated */
+    Tensor *ids, *token_labels;
+    int64_t step, samples; /* done, taken */
+    uint64_t model_hash;
+    char *recipe_text; /* canonical */
+    int lock;
+    StgcMetrics *metrics;
+} Train;
+
+/* ---- cmd_train_data.c ---- */
+/* Opens --data as a batch or a token file; for tokens, arrays of the recipe's batch and sequence
+ * stand in job.data, so that binding sees their shapes. */
+bool train_open_data(Train *t);
+/* Fills the arrays with the samples from t->samples on (tokens), or leaves the batch; checks
+ * labels; gives them to the engine. *counted: labels that count. */
+bool train_next_batch(Train *t, int64_t *counted);
+int64_t train_tokens_per_batch(const Train *t);
+
+/* ---- cmd_train_save.c ---- */
+bool train_lock_run(
+    Train *t); /* RUN/ exists, is ours alone, and holds a training only if --resume */
+bool train_resume(
+    Train *t); /* the newest sound checkpoint into the engines; none: from the start */
+bool train_checkpoint(Train *t);
+bool train_write_model(Train *t); /* RUN/model.onnx */
+bool train_room_on_disk(Train *t);
+
+#endif
