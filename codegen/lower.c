@@ -262,6 +262,55 @@ void lower_nonzero(Lower *L, int kernel, Node *n) {
     lower_map(L, kernel); /* its size is data: refused before */
 }
 
+/* The leaf whose memory v lies in, through views; NULL: none. */
+static const Value *view_of_leaf(const Value *v) {
+    while (v->def->op == OP_RESHAPE || v->def->op == OP_SLICE)
+        v = v->def->in[0];
+    return op_info[v->def->op].flags & OPF_LEAF ? v : NULL;
+}
+
+typedef struct Kept {
+    Value **at; /* of an output or update */
+    Value *was;
+} Kept;
+typedef VEC(Kept) KeptValues;
+
+/* The old value of a parameter that this step updates, asked for as an output or as another update, is copied first. The
+ * caller's graph gets its values back in the end. */
+static void keep_old_values(Graph *g, KeptValues *kept) {
+    bool *updated = xcalloc((size_t)g->next_value + 1, sizeof *updated);
+    int n = g->next_value;
+    for (int i = 0; i < g->updates.n; i++)
+        updated[g->updates.at[i].param->id] = true;
+    Node *first = g->first;
+    while (first && op_info[first->op].flags & OPF_LEAF)
+        first = first->next;
+    for (int i = 0; i < g->outputs.n + g->updates.n; i++) {
+        Value **at = i < g->outputs.n ? &g->outputs.at[i].value : &g->updates.at[i - g->outputs.n].value;
+        const Value *leaf = view_of_leaf(*at);
+        if (!leaf || leaf->id >= n || !updated[leaf->id])
+            continue;
+        Builder b = {.g = g, .src = (*at)->def->src, .before = (*at)->def == leaf->def ? first : (*at)->def->next};
+        Node *copy = build_node(&b, OP_CAST, at, 1, 1);
+        node_set_int(copy, AT_TO, (*at)->dtype);
+        Value *v = copy->out[0];
+        v->dtype = (*at)->dtype, v->rank = (*at)->rank;
+        memcpy(v->dims, (*at)->dims, sizeof v->dims);
+        vec_push(kept, ((Kept){at, *at}));
+        *at = v;
+    }
+    free(updated);
+}
+
+static void restore_values(KeptValues *kept) {
+    for (int i = 0; i < kept->n; i++) {
+        Node *copy = (*kept->at[i].at)->def;
+        *kept->at[i].at = kept->at[i].was;
+        node_remove(copy);
+    }
+    vec_free(kept);
+}
+
 static void plan_scratch(Lower *L) {
     for (int i = 0; i < L->plan->kernels.n; i++)
         L->plan->kernels.at[i].scratch_bytes = lower_scratch(L->g, &L->plan->kernels.at[i]);
@@ -270,6 +319,8 @@ static void plan_scratch(Lower *L) {
 LoopModule *lower_graph(Graph *g, bool fused, FILE *dump_kernels, FILE *dump_loops, Diag *d) {
     if (!lowerable(g, d))
         return NULL;
+    KeptValues kept = {0};
+    keep_old_values(g, &kept);
     Lower L = {.g = g, .diag = d, .fused = fused, .dump_loops = dump_loops};
     L.plan = fuse(g, fused);
     if (dump_kernels)
@@ -291,6 +342,7 @@ LoopModule *lower_graph(Graph *g, bool fused, FILE *dump_kernels, FILE *dump_loo
     add_slots(&L);
     L.module->persistent_bytes = L.mem->persistent_bytes;
     L.module->arena_bytes = L.mem->total_bytes;
+    restore_values(&kept);
     free(L.member);
     free(L.programs);
     kernel_plan_free(L.plan);
