@@ -318,8 +318,14 @@ static Value *as_scalar(OpCall *c, Value *x) {
 }
 
 void read_range(OpCall *c) {
-    c->out[0] = em_node(c, OP_RANGE, (Value *[]){as_scalar(c, c->in[0]), as_scalar(c, c->in[1]), as_scalar(c, c->in[2])}, 3,
-                        1, NULL, 0)->out[0];
+    Value *in[3];
+    for (int i = 0; i < 3; i++) { /* computed constants as constants: they decide the size of the result */
+        in[i] = as_scalar(c, c->in[i]);
+        const Tensor *t = em_known(c, in[i]);
+        if (t && !value_is_const(in[i]))
+            in[i] = dtype_is_float(t->dtype) ? em_f(c, t->dtype, tensor_get_f(t, 0)) : em_i(c, t->dtype, tensor_get_i(t, 0));
+    }
+    c->out[0] = em_node(c, OP_RANGE, in, 3, 1, NULL, 0)->out[0];
 }
 
 /* ---- pad ---- */
@@ -351,6 +357,18 @@ static Value *pad_by_index(OpCall *c, Value *x, int axis, int64_t before, int64_
     return em_gather(c, x, em_const(c, idx), axis);
 }
 
+/* A fill value known only later is chosen where padded ones are missing. */
+static Value *pad_constant(OpCall *c, Value *x, const int64_t *pads, double fill, Value *open_fill) {
+    Value *y = EM(c, OP_PAD, &x, 1, A_INTS(PADS, pads, 2 * x->rank), A_FLOAT(VALUE_F, fill));
+    if (!open_fill)
+        return y;
+    ShapeOf s = {0};
+    shape_add_axes(c, &s, x, 0, x->rank);
+    Value *ones = em_spread(c, em_i(c, DT_I64, 1), &s);
+    Value *inside = EM(c, OP_PAD, &ones, 1, A_INTS(PADS, pads, 2 * x->rank), A_FLOAT(VALUE_F, 0));
+    return em_where(c, em_cast(c, inside, DT_BOOL), y, open_fill);
+}
+
 void read_pad(OpCall *c) {
     Value *x = c->in[0];
     int rank = em_rank(c, x), n;
@@ -364,14 +382,16 @@ void read_pad(OpCall *c) {
         n = em_known_ints(c, c->in[1], given, COUNT_OF(given));
     int naxes = c->opset >= 18 ? em_axes(c, 3, NULL, rank, axes) : -1;
     bool constant = !strcmp(mode, "constant");
+    Value *open_fill = NULL; /* a fill value that data decide */
     if (c->nin > 2 && c->in[2]) {
         const Tensor *t = em_known(c, c->in[2]);
-        if (!t || tensor_count(t) != 1)
-            call_fail(c, "the fill value must be one constant");
-        fill = tensor_get_f(t, 0);
+        if (t && tensor_count(t) != 1)
+            call_fail(c, "the fill value must be one number");
+        fill = t ? tensor_get_f(t, 0) : 0;
+        open_fill = t ? NULL : as_scalar(c, c->in[2]);
     }
     if (n < 0) {
-        if (c->opset < 11 || naxes >= 0 || !constant)
+        if (c->opset < 11 || naxes >= 0 || !constant || open_fill)
             call_fail(c, "the pads depend on data; they must be constant");
         c->out[0] = EM(c, OP_PAD, ((Value *[]){x, em_cast(c, c->in[1], DT_I64)}), 2, A_FLOAT(VALUE_F, fill));
         return;
@@ -385,7 +405,7 @@ void read_pad(OpCall *c) {
         pads[rank + axis] = at[m + i];
     }
     if (constant) {
-        c->out[0] = EM(c, OP_PAD, &x, 1, A_INTS(PADS, pads, 2 * rank), A_FLOAT(VALUE_F, fill));
+        c->out[0] = pad_constant(c, x, pads, fill, open_fill);
         return;
     }
     if (strcmp(mode, "reflect") != 0 && strcmp(mode, "edge") != 0 && strcmp(mode, "wrap") != 0)

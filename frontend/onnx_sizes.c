@@ -293,6 +293,8 @@ const Tensor *em_known(OpCall *c, Value *v) {
     const Partial *p = em_partial(c, v);
     if (value_is_const(v))
         return value_const(v);
+    if (v->rank == 1 && v->dims[0] == 0) /* nothing to know */
+        return tensor_new(&c->im->scratch, v->dtype, 1, v->dims);
     bool all = p && p->n == value_count(v);
     for (int i = 0; all && i < p->n; i++)
         all = p->at[i].kind == PARTIAL_CONST;
