@@ -17,6 +17,9 @@ typedef struct ImportLimits {
     /* Graph inputs whose values are given already: they become constants, not inputs (axes, shapes, k fed at run time). */
     const NamedTensor *known;
     int nknown;
+    /* Graph inputs whose sizes are given already: their symbolic dims take the sizes of these tensors (data are not read). */
+    const NamedTensor *sized;
+    int nsized;
 } ImportLimits;
 
 /* What of the ONNX file the exporter of trained weights needs again. */

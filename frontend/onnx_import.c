@@ -90,6 +90,48 @@ static void import_initializer(Import *im, const Onnx__TensorProto *t, Scope *s)
     scope_bind(im, s, t->name, v);
 }
 
+static const char *dim_param(const Onnx__TensorShapeProto *s, int i) {
+    bool named = s->dim[i]->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM;
+    return named && *s->dim[i]->dim_param ? s->dim[i]->dim_param : NULL;
+}
+
+static const Tensor *sized_input(const Import *im, const char *name, int rank) {
+    for (int i = 0; im->limits && i < im->limits->nsized; i++)
+        if (!strcmp(im->limits->sized[i].name, name) && im->limits->sized[i].tensor->rank == rank)
+            return im->limits->sized[i].tensor;
+    return NULL;
+}
+
+/* Sizes that given tensors decide, by symbol; two inputs that disagree on one symbol are reported. */
+static void name_sizes(Import *im) {
+    const Onnx__GraphProto *g = im->model->graph;
+    for (size_t k = 0; k < g->n_input; k++) {
+        const Onnx__TypeProto *t = g->input[k]->type;
+        if (!t || t->value_case != ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE || !t->tensor_type->shape)
+            continue;
+        const Onnx__TensorShapeProto *s = t->tensor_type->shape;
+        const Tensor *given = sized_input(im, g->input[k]->name, (int)s->n_dim);
+        for (int i = 0; given && i < given->rank; i++) {
+            const char *name = dim_param(s, i);
+            if (!name || strmap_put(&im->sizes, name, (void *)(uintptr_t)&given->dims[i]))
+                continue;
+            int64_t other = *(const int64_t *)strmap_get(&im->sizes, name);
+            if (other != given->dims[i])
+                diag_error(im->d, EXIT_DATA, "input \"%s\" has size %lld for \"%s\"; another input has %lld",
+                           diag_safe(im->d, g->input[k]->name), (long long)given->dims[i], diag_safe(im->d, name),
+                           (long long)other);
+        }
+    }
+}
+
+/* A dim without a number: the size that is given for it or for its name, else its symbol. */
+static int64_t open_dim(Import *im, const char *input, const Onnx__TensorShapeProto *s, int i) {
+    const char *name = dim_param(s, i);
+    const Tensor *given = sized_input(im, input, (int)s->n_dim);
+    const int64_t *size = given ? &given->dims[i] : name ? strmap_get(&im->sizes, name) : NULL;
+    return size ? *size : graph_symbol(im->g, name);
+}
+
 /* Element type and dims of a graph input; false with a diagnostic. */
 static bool input_type(Import *im, const Onnx__ValueInfoProto *info, Value *v) {
     Diag *d = im->d;
@@ -119,8 +161,7 @@ static bool input_type(Import *im, const Onnx__ValueInfoProto *info, Value *v) {
                 return false;
             }
         } else {
-            bool named = dim->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM && *dim->dim_param;
-            v->dims[i] = graph_symbol(im->g, named ? dim->dim_param : NULL);
+            v->dims[i] = open_dim(im, info->name, s, i);
         }
     }
     return v->rank >= 0;
@@ -326,6 +367,7 @@ static void import_graph(Import *im) {
     Scope scope = {.prefix = ""};
     Frame frame = {.opsets = im->opsets};
     im->g = graph_new(text_or(g->name, "model"));
+    name_sizes(im);
     for (size_t i = 0; i < g->n_initializer; i++)
         import_initializer(im, g->initializer[i], &scope);
     for (size_t i = 0; i < g->n_input; i++)
@@ -347,6 +389,7 @@ static Graph *import_file(OnnxFile *f, const ImportLimits *limits, Diag *d) {
     external_close(&im.external);
     strmap_free(&im.ops);
     strmap_free(&im.functions);
+    strmap_free(&im.sizes);
     vec_free(&im.partial);
     vec_free(&im.shape_of);
     vec_free(&im.evaluated);

@@ -75,6 +75,7 @@ typedef struct Import {
     const ImportLimits *limits;
     StrMap ops;       /* "Add" or "com.microsoft:MoE" -> first OpRow of that name */
     StrMap functions; /* function_key -> FunctionInfo */
+    StrMap sizes;     /* symbol of an input -> its size, const int64_t *, as given by limits->sized */
     Opsets opsets;    /* of the main graph */
     ExternalFiles external;
     Arena scratch;
