@@ -148,7 +148,7 @@ static void find_uses(StgcLayer *s, Uses *u) {
         follow(s, p, p, u);
     }
     if (!u->problem && !any)
-        u->problem = "its experts are frozen";
+        u->problem = s->l->weights.n ? "its experts are frozen" : "its experts have no parameters";
     else if (!u->problem && !u->linears.n)
         u->problem = "no trained linear of its experts was found";
     if (u->linears.n > 1)
