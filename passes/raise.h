@@ -103,6 +103,7 @@ typedef struct Region {
     bool sorted;      /* rows are concatenated by expert (H) */
     bool batched;     /* each pair's matrices are gathered (D) */
     bool disagrees;   /* looked like a layer until it was probed */
+    bool frozen;      /* sizes that routing decides are constants of the exporter's example */
     /* first failure */
     char *why;
     const Node *where;
@@ -166,7 +167,8 @@ Value *raise_stack(Region *r, const View *w);
 /* ---- combines (raise_sum.c) ---- */
 typedef struct Root {
     Node *node; /* its first result is the layer's output */
-    int leaves; /* of a sum tree: contributions found; 0 for a reduction */
+    int leaves; /* of a sum tree: contributions found; 0 for a reduction, -1 for all pairs scattered
+                   at once */
 } Root;
 typedef VEC(Root) Roots;
 /* Places where the contributions of a token may meet, nearest to the selection first; `partial`:

@@ -50,11 +50,14 @@ static double difference(const RTensor *a, const RTensor *b) {
 }
 
 /* Multiply-adds of one evaluation of the raised rows; 0: no expert has a matrix of its own. */
-static int64_t raised_cost(const Region *r, int first_node) {
+static int64_t raised_cost(const Region *r, int first_node, int *products) {
     int64_t cost = 0;
+    *products = 0;
     for (const Node *n = r->b.before->prev; n && n->id >= first_node; n = n->prev)
-        if (n->op == OP_GROUPED_MATMUL)
+        if (n->op == OP_GROUPED_MATMUL) {
             cost += value_count(n->in[0]) * n->out[0]->dims[1];
+            (*products)++;
+        }
     return cost;
 }
 
@@ -73,8 +76,9 @@ static bool probes_agree(Region *r, Value *was, Value *now, int first_node, doub
                         {ROUTE_ONE, s->E - 1, 8},
                         {ROUTE_SPREAD, 0, 30},
                         {ROUTE_EDGE, s->E / 2, 1}};
+    int products;
     int64_t budget = r->c->probe_budget ? r->c->probe_budget : PROBE_BUDGET,
-            cost = raised_cost(r, first_node);
+            cost = raised_cost(r, first_node, &products);
     int64_t rounds = budget / (cost ? cost : 1), n = rounds < 1                ? 1
                                                      : rounds > COUNT_OF(plan) ? COUNT_OF(plan)
                                                                                : rounds;
@@ -163,19 +167,19 @@ static void accept(Region *r, const Root *root, Value *now, double worst, const 
 static const char *form_name(const Region *r, const Root *root) {
     if (r->data_expert)
         return "A-hit";
-    if (root->leaves)
+    if (root->leaves > 0)
         return r->listed ? "A" : "B";
     return r->sorted ? "H" : r->batched ? "D" : "E";
 }
 
 /* Tries one combine. True: the region was replaced. */
-static bool try_root(Compile *c, Selection *s, Facts *f, const Root *root, bool slots, int layer,
+static bool try_root(Compile *c, Selection *s, Facts *f, const Root *root, bool second, int layer,
                      Finding *found) {
     int first_node = c->g->next_node;
     Region r = {
         .c = c, .g = c->g, .s = s, .facts = f, .layer = layer, .b = builder_before(root->node)};
     r.probe = probe_new(c->g, s, f, ROUTE_SPREAD, 0, 7);
-    Value *base, *y = raise_root(&r, root, slots, &base);
+    Value *base, *y = raise_root(&r, root, second, &base);
     double worst = 0;
     bool looked = y != NULL, ok = false;
     if (y) {
@@ -189,9 +193,9 @@ static bool try_root(Compile *c, Selection *s, Facts *f, const Root *root, bool 
     }
     if (!ok) {
         remove_since(c->g, first_node);
-        int rank = looked ? 1000 : r.nmemo;
+        int rank = looked || r.frozen ? 1000 : r.nmemo;
         if (r.why && (rank > found->rank || !found->why))
-            *found = (Finding){looked && r.disagrees, r.why, r.where, rank};
+            *found = (Finding){(looked && r.disagrees) || r.frozen, r.why, r.where, rank};
     }
     region_free(&r);
     return ok;
@@ -231,10 +235,9 @@ static bool try_selection(Compile *c, Selection *s, int layer, Finding *found) {
     roots_find(&r, &roots, &partial);
     bool ok = false;
     for (int i = 0; i < roots.n && i < 48 && !ok; i++) {
-        bool both = s->K == s->E && !roots.at[i].leaves;
-        ok = try_root(c, s, &f, &roots.at[i], s->K != s->E, layer, found);
-        if (!ok && both)
-            ok = try_root(c, s, &f, &roots.at[i], true, layer, found);
+        bool both = roots.at[i].leaves < 0 || (s->K == s->E && !roots.at[i].leaves);
+        ok = try_root(c, s, &f, &roots.at[i], false, layer, found) ||
+             (both && try_root(c, s, &f, &roots.at[i], true, layer, found));
     }
     if (!ok)
         check_partial(&r, &roots, &partial, found);
@@ -247,10 +250,73 @@ static bool try_selection(Compile *c, Selection *s, int layer, Finding *found) {
 
 /* ---- the pass ---- */
 
-static void report(Compile *c, const Finding *f, const char *fix) {
+typedef struct Tried {
+    Selection s;
+    Finding why; /* why.why NULL: raised, or gone */
+    bool raised;
+} Tried;
+typedef VEC(Tried) TriedList;
+
+/* Does this choice lead, by router arithmetic alone, to another that became a layer or should have?
+ * Then it is a stage of that router (groups of experts, one of several maxima) and not a layer of
+ * its own. */
+static bool is_stage(const TriedList *all, const Tried *t) {
+    VEC(Value *) queue = {0};
+    bool found = false;
+    vec_push(&queue, t->s.value);
+    for (int head = 0; head < queue.n && queue.n < 4096 && !found; head++) {
+        const Value *v = queue.at[head];
+        for (int i = 0; i < all->n && !found; i++)
+            found = all->at[i].why.wrong && !t->why.wrong && all->at[i].s.value == v;
+        for (int u = 0; u < v->uses.n && !found; u++) {
+            Node *n = v->uses.at[u].node;
+            found = n->op == OP_DISPATCH;
+            if (n->op == OP_MATMUL || n->op == OP_GROUPED_MATMUL || n->op == OP_GATHER_ROWS ||
+                n->op == OP_COMBINE)
+                continue;
+            for (int i = 0; i < n->nout; i++)
+                if (value_count(n->out[i]) <= t->s.T * 4096)
+                    vec_push(&queue, n->out[i]);
+        }
+    }
+    vec_free(&queue);
+    return found;
+}
+
+static const char *const fix_wrong =
+    "export again with every expert in the graph (experts_implementation=\"batched_mm\", or the "
+    "dynamo exporter), or pass "
+    "--allow-unraised to train it as it is";
+static const char *const fix_left = "nothing, if this is not a layer of experts";
+
+static void report(Compile *c, const Finding *f) {
     NotRaised n = {f->wrong, f->where && *f->where->src->name ? f->where->src->name : "(no name)",
-                   f->why, fix};
+                   f->why, f->wrong ? fix_wrong : fix_left};
     vec_push(&c->not_raised, n);
+}
+
+static int report_all(Compile *c, const TriedList *tried) {
+    int wrong = 0, raised = 0;
+    for (int i = 0; i < tried->n; i++) {
+        const Tried *t = &tried->at[i];
+        bool again = false; /* the same region from another of its selections */
+        raised += t->raised;
+        for (int k = 0; k < i && t->why.wrong; k++)
+            again = again || (tried->at[k].why.wrong && tried->at[k].why.where == t->why.where);
+        if (!t->why.why || again || is_stage(tried, t))
+            continue;
+        report(c, &t->why);
+        wrong += t->why.wrong;
+    }
+    bool any = raised || c->not_raised.n;
+    FOR_NODES(n, c->g)
+    any = any || n->op == OP_DISPATCH;
+    if (!any) {
+        Finding f = {.why = (char *)"no topk or argmax over a router's scores: nothing in this "
+                                    "model chooses among experts"};
+        report(c, &f);
+    }
+    return wrong;
 }
 
 /* Layers that come as dispatch already (com.microsoft.MoE) keep their place in graph order. */
@@ -268,36 +334,34 @@ static int layers_before(const Node *at) {
     return n;
 }
 
-static const char *const fix_wrong =
-    "export again with every expert in the graph (experts_implementation=\"batched_mm\", or the "
-    "dynamo exporter), or pass --allow-unraised to train it as it is";
-static const char *const fix_left = "nothing, if this is not a layer of experts";
-
 bool pass_raise_moe(Compile *c) {
     Selections found = {0};
+    TriedList tried = {0};
     selections_find(c->g, &found);
-    int wrong = 0;
     for (int i = 0; i < found.n; i++) {
-        Selection *s = &found.at[i];
-        Finding why = {0};
-        if (!s->node->prev && c->g->first != s->node)
+        Tried t = {.s = found.at[i]};
+        if (!t.s.node->prev && c->g->first != t.s.node)
             continue; /* went with the region of another selection */
-        if (try_selection(c, s, layers_before(s->node), &why))
-            continue;
-        if (!why.why)
-            why = (Finding){
+        t.raised = try_selection(c, &t.s, layers_before(t.s.node), &t.why);
+        if (t.raised)
+            t.why = (Finding){0};
+        else if (!t.why.why)
+            t.why = (Finding){
                 false,
                 arena_printf(&c->g->arena,
-                             "%d of %d are chosen here, but no experts' outputs are summed "
-                             "by the choice",
-                             s->K, s->E),
-                s->node, 0};
-        report(c, &why, why.wrong ? fix_wrong : fix_left);
-        wrong += why.wrong;
+                             "%d of %d are chosen here, but no experts' outputs are summed by the "
+                             "choice",
+                             t.s.K, t.s.E),
+                t.s.node, 0};
+        vec_push(&tried, t);
     }
+    int wrong = report_all(c, &tried);
     vec_free(&found);
+    vec_free(&tried);
     graph_dce(c->g);
     number_layers(c->g);
+    if (!pass_canonicalise(c)) /* the views that row space made */
+        return false;
     if (!wrong || c->allow_unraised || !c->wants.train)
         return true;
     for (int i = 0; i < c->not_raised.n; i++) {

@@ -162,44 +162,81 @@ static MoveResult move_expand(Region *r, const View *w, View *o) {
     return MOVE_DONE;
 }
 
-static MoveResult move_slice(Region *r, const View *w, View *o) {
-    *o = operand_view(r, w, 0);
-    o->rows = w->rows;
-    for (int i = 0; i < w->n; i++) {
-        const Node *n = w->v[i]->def;
-        const int64_t *axes, *starts, *steps;
-        int64_t dims[MAX_RANK], odims[MAX_RANK], start[MAX_RANK] = {0}, step[MAX_RANK],
-                                                 at[MAX_RANK];
-        int count = node_ints(n, AT_AXES, &axes), ns = node_ints(n, AT_STARTS, &starts),
-            nt = node_ints(n, AT_STEPS, &steps);
-        bool cuts_rows = false;
-        if (n->nin != 1 || ns != count || !view_dims(w, i, dims))
-            return MOVE_FAIL;
-        for (int k = 0; k < MAX_RANK; k++)
-            step[k] = 1;
+/* Start and step by axis; bounds that are operands (sizes that routing decides) are evaluated. */
+static bool slice_spans(Region *r, const Node *n, int64_t *start, int64_t *step, unsigned *cut) {
+    const int64_t *axes, *starts, *steps;
+    int count = node_ints(n, AT_AXES, &axes), ns = node_ints(n, AT_STARTS, &starts),
+        nt = node_ints(n, AT_STEPS, &steps);
+    *cut = 0;
+    for (int k = 0; k < MAX_RANK; k++) {
+        start[k] = 0;
+        step[k] = 1;
+    }
+    if (n->nin == 1 && ns == count) {
         for (int k = 0; k < count; k++) {
             start[axes[k]] = starts[k];
             step[axes[k]] = nt ? steps[k] : 1;
-            cuts_rows = cuts_rows || (w->rows >> axes[k] & 1);
+            *cut |= 1u << axes[k];
         }
-        if (!cuts_rows)
-            continue;
-        for (int k = 0; k < o->v[i]->rank; k++) {
-            odims[k] = o->v[i]->dims[k] < 0 ? dims[k] : o->v[i]->dims[k];
-            if (start[k] < 0)
-                start[k] += odims[k];
-            if (start[k] < 0 || start[k] + (dims[k] - 1) * step[k] >= odims[k])
-                return MOVE_FAIL;
-        }
-        RowAxes a = row_axes(w->v[i], w->rows, dims), b = row_axes(o->v[i], o->rows, odims);
-        o->map[i] = map_new(r, rows_count(&b));
-        for (int64_t p = 0; p < w->map[i]->n; p++) {
-            coordinates(&a, p, at);
-            for (int k = 0; k < a.n; k++)
-                at[a.axis[k]] = start[a.axis[k]] + at[a.axis[k]] * step[a.axis[k]];
-            o->map[i]->at[position(&b, at)] = w->map[i]->at[p];
-        }
+        return true;
     }
+    const RTensor *in[5] = {0};
+    for (int j = 1; j < n->nin; j++)
+        if (n->in[j] && !(in[j] = probe_value(r->probe, n->in[j])))
+            return false;
+    for (int k = 0; in[1] && k < in[1]->count; k++) {
+        int64_t a = in[3] ? in[3]->i[k] : count ? axes[k] : k;
+        a += a < 0 ? n->in[0]->rank : 0;
+        if (a < 0 || a >= n->in[0]->rank)
+            return false;
+        start[a] = in[1]->i[k];
+        step[a] = in[4] ? in[4]->i[k] : 1;
+        *cut |= 1u << a;
+    }
+    return in[1] != NULL;
+}
+
+static bool move_slice_one(Region *r, const View *w, int i, View *o) {
+    const Node *n = w->v[i]->def;
+    int64_t dims[MAX_RANK], odims[MAX_RANK], start[MAX_RANK], step[MAX_RANK], at[MAX_RANK];
+    unsigned cut;
+    if (!view_dims(w, i, dims) || !slice_spans(r, n, start, step, &cut) ||
+        (n->nin > 1 && (cut & ~w->rows)))
+        return false;
+    if (!(cut & w->rows))
+        return true;
+    for (int k = 0; k < o->v[i]->rank; k++) {
+        odims[k] = o->v[i]->dims[k];
+        if (odims[k] < 0 && !(cut >> k & 1))
+            odims[k] = dims[k];
+        if (odims[k] < 0) { /* rows of unknown number: ask the value itself */
+            const RTensor *x = probe_value(r->probe, o->v[i]);
+            if (!x)
+                return false;
+            odims[k] = x->dims[k];
+        }
+        if (start[k] < 0)
+            start[k] += odims[k];
+        if (start[k] < 0 || start[k] + (dims[k] - 1) * step[k] >= odims[k])
+            return false;
+    }
+    RowAxes a = row_axes(w->v[i], w->rows, dims), b = row_axes(o->v[i], o->rows, odims);
+    o->map[i] = map_new(r, rows_count(&b));
+    for (int64_t p = 0; p < w->map[i]->n; p++) {
+        coordinates(&a, p, at);
+        for (int k = 0; k < a.n; k++)
+            at[a.axis[k]] = start[a.axis[k]] + at[a.axis[k]] * step[a.axis[k]];
+        o->map[i]->at[position(&b, at)] = w->map[i]->at[p];
+    }
+    return true;
+}
+
+static MoveResult move_slice(Region *r, const View *w, View *o) {
+    *o = operand_view(r, w, 0);
+    o->rows = w->rows;
+    for (int i = 0; i < w->n; i++)
+        if (!move_slice_one(r, w, i, o))
+            return MOVE_FAIL;
     return MOVE_DONE;
 }
 
@@ -455,6 +492,13 @@ static MoveResult move_concat(Region *r, const View *w, View *o) {
             at[axis] += begin[i];
             sub->at[p] = m->at[position(&a, at)];
             entry_merge(&all, sub->at[p]);
+        }
+        if (known && only && w->map[0]->n == r->s->T * r->s->K &&
+            (all.t == ROW_FREE || all.e < 0)) {
+            r->frozen = true;
+            raise_fail(
+                r, n,
+                "rows are cut into experts at sizes that are constants of the exporter's example");
         }
         if (all.t == ROW_FREE || all.e < 0 || o->v[all.e])
             return MOVE_FAIL;

@@ -65,6 +65,16 @@ static bool reduction_rows(const Region *r, const Node *n, unsigned *rows, int *
     return false;
 }
 
+/* All T*K pairs written to their tokens in one scatter. */
+static bool scatters_pairs(const Region *r, const Node *n) {
+    if ((n->op != OP_SCATTER_ND && n->op != OP_SCATTER_ELEMENTS) ||
+        !dtype_is_float(n->out[0]->dtype))
+        return false;
+    const Value *u = n->in[2];
+    return u->rank >= 2 && u->dims[0] == r->s->T * r->s->K && chosen(r, u) &&
+           n->out[0]->rank == u->rank && n->out[0]->dims[0] == r->s->T;
+}
+
 void roots_find(Region *r, Roots *out, Roots *partial) {
     int *count = xcalloc((size_t)r->facts->n, sizeof *count);
     for (Node *n = r->s->value->def; n; n = n->next) {
@@ -75,6 +85,12 @@ void roots_find(Region *r, Roots *out, Roots *partial) {
         if (reduction_rows(r, n, &rows, &axis)) {
             Root root = {n, 0};
             vec_push(out, root);
+        }
+        if (scatters_pairs(r, n)) {
+            Root root = {n, -1};
+            vec_push(out, root);
+            count[n->out[0]->id] = 1;
+            continue;
         }
         if (!is_sum(n) || adds_bias(r, n)) {
             for (int i = 0; i < n->nout; i++)
@@ -127,14 +143,13 @@ static RowMap *reduction_map(Region *r, const Value *x, unsigned rows, int axis,
     return m;
 }
 
-static Value *raise_reduction(Region *r, Node *n, bool slots) {
+static Value *raise_reduction(Region *r, Node *n, bool second) {
     unsigned rows;
     int axis;
     if (!reduction_rows(r, n, &rows, &axis))
         return NULL;
     Value *x = n->in[0];
-    if (r->s->K != r->s->E)
-        slots = x->dims[axis] == r->s->K;
+    bool slots = r->s->K == r->s->E ? second : x->dims[axis] == r->s->K;
     View w = view_single(r, x, rows, reduction_map(r, x, rows, axis, slots));
     if (!r->facts->hot[x->id] && x->def->op != OP_CONCAT)
         return raise_fail(r, n, "what is summed here is not work that differs with the expert");
@@ -361,18 +376,28 @@ static Value *raise_sum(Region *r, Node *n, Value **base) {
     return out;
 }
 
-/* Counts nodes and parameters of the cone above v that the selection decides on, as a rough
- * signature. */
-static void cone(const Region *r, Value *v, int depth, int *products, uint64_t *params) {
-    if (depth > 48 || v->id >= r->facts->n || r->facts->before[v->id])
-        return;
-    if (v->def->op == OP_MATMUL)
-        (*products)++;
-    if (v->def->op == OP_PARAM)
-        *params = *params * 31 + (uint64_t)v->id;
-    for (int i = 0; i < v->def->nin; i++)
-        if (v->def->in[i])
-            cone(r, v->def->in[i], depth + 1, products, params);
+/* The same computation with other parameters, slices or rows: ops and shapes agree down to shared
+ * values. *own counts the parameters that differ, *fuel what may still be looked at. */
+static bool alike(const Region *r, const Value *a, const Value *b, int *own, int *fuel) {
+    if (a == b)
+        return true;
+    if (--*fuel < 0 || a->def->op != b->def->op || a->rank != b->rank ||
+        a->def->nin != b->def->nin || a->index != b->index)
+        return false;
+    for (int k = 0; k < a->rank; k++)
+        if (a->dims[k] >= 0 && b->dims[k] >= 0 && a->dims[k] != b->dims[k])
+            return false;
+    const int64_t *sa, *sb;
+    int na = node_ints(a->def, AT_STARTS, &sa), nb = node_ints(b->def, AT_STARTS, &sb);
+    bool weights = a->id < r->facts->n && r->facts->weight[a->id];
+    *own += a->def->op == OP_PARAM || (weights && na && nb && sa[0] != sb[0]) ||
+            (a->def->op == OP_GATHER && a->def->in[0] == b->def->in[0] &&
+             r->facts->weight[a->def->in[0]->id]);
+    for (int i = 0; i < a->def->nin; i++)
+        if ((a->def->in[i] == NULL) != (b->def->in[i] == NULL) ||
+            (a->def->in[i] && !alike(r, a->def->in[i], b->def->in[i], own, fuel)))
+            return false;
+    return true;
 }
 
 bool raise_sum_contains(const Node *sum, const Node *part, int depth) {
@@ -389,25 +414,45 @@ bool raise_sum_contains(const Node *sum, const Node *part, int depth) {
 bool raise_partial(const Region *r, const Root *root) {
     Leaves l = {0};
     collect(r, root->node->out[0], &l);
-    bool alike = l.at.n >= 2;
-    int first = 0;
-    uint64_t last = 0;
-    for (int i = 0; i < l.at.n && alike; i++) {
-        int products = 0;
-        uint64_t params = 0;
-        cone(r, l.at.at[i].v, 0, &products, &params);
-        alike = products > 0 && params && params != last && (i == 0 || products == first) &&
-                !l.at.at[i].index == !l.at.at[0].index &&
-                l.at.at[i].v->def->op == l.at.at[0].v->def->op;
-        first = products;
-        last = params;
+    bool same = l.at.n >= 2;
+    for (int i = 1; i < l.at.n && same; i++) {
+        int own = 0, fuel = 4000;
+        same = !l.at.at[i].index == !l.at.at[0].index &&
+               alike(r, l.at.at[0].v, l.at.at[i].v, &own, &fuel) && own > 0;
     }
     vec_free(&l.at);
     vec_free(&l.base);
-    return alike;
+    return same;
 }
 
-Value *raise_root(Region *r, const Root *root, bool slots, Value **base) {
+/* Pairs in token order or sorted by expert, whichever the scatter's rows say. */
+static Value *raise_pairs(Region *r, Node *n, bool sorted, Value **base) {
+    const Selection *s = r->s;
+    Leaf l = {n->in[2], n->in[1], n->op == OP_SCATTER_ELEMENTS, n};
+    int64_t count, at = 0, pairs = s->T * s->K, *tokens = leaf_tokens(r, r->probe, &l, &count);
+    if (!tokens || count != pairs)
+        return NULL;
+    RowMap *m = map_new(r, pairs);
+    for (int e = 0; e < (sorted ? s->E : 1); e++)
+        for (int64_t i = 0; i < pairs; i++) {
+            int64_t who = r->probe->route.idx[i];
+            if (sorted && who != e)
+                continue;
+            if (tokens[at] != i / s->K)
+                return raise_fail(r, n, "pairs are scattered in no order that could be followed");
+            m->at[at++] = (Entry){(int32_t)(i / s->K), (int32_t)(i % s->K), (int32_t)who};
+        }
+    View w = view_single(r, l.v, 1, m);
+    Rows y = raise_rows(r, &w);
+    if (!y.v || y.uniform)
+        return NULL;
+    *base = is_zero(n->in[0]) ? NULL : n->in[0];
+    return combine(r, y.v, n->out[0]);
+}
+
+Value *raise_root(Region *r, const Root *root, bool second, Value **base) {
     *base = NULL;
-    return root->leaves ? raise_sum(r, root->node, base) : raise_reduction(r, root->node, slots);
+    if (root->leaves < 0)
+        return raise_pairs(r, root->node, second, base);
+    return root->leaves ? raise_sum(r, root->node, base) : raise_reduction(r, root->node, second);
 }
