@@ -26,6 +26,7 @@ typedef struct Facts {
     bool *before;     /* the selection depends on it */
     bool *activation; /* depends on an input of the model: neither weight nor constant */
     bool *weight;     /* computed from parameters only, at least one */
+    bool *scored;     /* computed from the router's logits */
     bool *hot;        /* work of a single expert: differs with the expert whatever the token */
 } Facts;
 Facts facts_of(Graph *g, const Selection *s);
@@ -141,6 +142,9 @@ int view_features(const View *w, int64_t *dims);
 /* v with its row axes first, in the order of perm, flattened to one: [n, F…]. */
 Value *view_rows_first(Region *r, const View *w, const int *perm, int64_t n);
 bool raise_dispatch(Region *r);
+/* Makes one node before the combine; NULL, with the reason, where shapes do not fit: a region that
+ * only looked like rows. */
+Value *raise_node(Region *r, Op op, Value *const *in, int nin, const Attr *attrs, int nattrs);
 Value *dispatch_out(Region *r, int i);
 Value *reshape_rows(Region *r, Value *v, int nf, const int64_t *f); /* [R, f…] */
 

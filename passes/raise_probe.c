@@ -1,7 +1,7 @@
 /* raise_probe.c: numbers under synthetic routing, from the reference evaluator.
  *
  * The graph is cut at the selection, which takes made-up experts, at the scores that came with it,
- * and at every activation that the selection was computed from: those are random, weights are what
+ * at the router's logits and at every activation before those: they are random, weights are what
  * they are. The same cut serves to read index arithmetic off its values instead of its spelling,
  * and to compare a region with what it was raised to. */
 #include <math.h>
@@ -120,6 +120,20 @@ static RTensor *random_activation(Probe *p, const Value *v) {
     return r;
 }
 
+/* What is computed from the logits is computed, so that masks and maxima agree with each other; the
+ * logits, what came with the choice and all other activations behind it are random. */
+static bool cut_here(const Probe *p, const Value *v) {
+    const Facts *f = p->facts;
+    if (!dtype_is_float(v->dtype) || f->chosen[v->id] || !f->activation[v->id])
+        return false;
+    if (v->def == p->s->node || v->def->op == OP_INPUT)
+        return true;
+    bool logits = f->scored[v->id];
+    for (int i = 0; i < v->def->nin && logits; i++)
+        logits = !(v->def->in[i] && f->scored[v->def->in[i]->id]);
+    return f->before[v->id] && (!f->scored[v->id] || logits);
+}
+
 const RTensor *probe_value(Probe *p, Value *v) {
     RTensor **slot = &p->ev.values[v->id];
     if (*slot)
@@ -134,9 +148,7 @@ const RTensor *probe_value(Probe *p, Value *v) {
             *slot = rtensor_from(&p->arena, t->t);
     } else if (v->def->op == OP_CONST) {
         *slot = rtensor_from(&p->arena, value_const(v));
-    } else if (known && dtype_is_float(v->dtype) && !p->facts->chosen[v->id] &&
-               (p->facts->before[v->id] || v->def == p->s->node || v->def->op == OP_INPUT) &&
-               p->facts->activation[v->id]) {
+    } else if (known && cut_here(p, v)) {
         *slot = random_activation(p, v);
     } else {
         Node *n = v->def;

@@ -135,7 +135,9 @@ static bool starts_hot(const Node *n, const Facts *f, int E) {
 
 Facts facts_of(Graph *g, const Selection *s) {
     Facts f = {.n = g->next_value};
-    bool **tables[] = {&f.chosen, &f.before, &f.activation, &f.weight, &f.hot};
+    bool **tables[] = {&f.chosen, &f.before, &f.activation, &f.weight, &f.scored, &f.hot};
+    const char *score;
+    const Value *logits = router_logits(s, &score);
     for (int i = 0; i < COUNT_OF(tables); i++)
         *tables[i] = xcalloc((size_t)f.n, sizeof(bool));
     mark_before(s, &f);
@@ -149,6 +151,7 @@ Facts facts_of(Graph *g, const Selection *s) {
             f.activation[id] = active;
             f.chosen[id] = chosen || n->out[i] == s->value;
             f.weight[id] = weight;
+            f.scored[id] = any_in(n, f.scored) || n->out[i] == logits;
             f.hot[id] = hot;
         }
     }
@@ -160,6 +163,7 @@ void facts_free(Facts *f) {
     free(f->before);
     free(f->activation);
     free(f->weight);
+    free(f->scored);
     free(f->hot);
 }
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ir/infer.h"
 #include "passes/raise.h"
 
 void *raise_fail(Region *r, const Node *at, const char *fmt, ...) {
@@ -257,6 +258,29 @@ LeafKind view_leaf(Region *r, const View *w, int *perm) {
 
 /* ---- the dispatch and gathers into rows ---- */
 
+Value *raise_node(Region *r, Op op, Value *const *in, int nin, const Attr *attrs, int nattrs) {
+    Diag d = {0};
+    Node *n = build_node(&r->b, op, in, nin, op_info[op].nout);
+    for (int i = 0; i < nattrs; i++) {
+        const Attr *a = &attrs[i];
+        if (attr_info[a->key].kind == ATTR_INT)
+            node_set_int(n, a->key, a->i);
+        else if (attr_info[a->key].kind == ATTR_INTS)
+            node_set_ints(n, a->key, a->ints.at, a->ints.n);
+        else if (attr_info[a->key].kind == ATTR_FLOAT)
+            node_set_float(n, a->key, a->f);
+        else if (attr_info[a->key].kind == ATTR_STR)
+            node_set_str(n, a->key, a->s);
+    }
+    Value *v = n->out[0];
+    if (!node_infer(n, &d)) {
+        v = raise_fail(r, n, "%s", d.messages.n ? d.messages.at[0].text : "rows do not fit");
+        r->where = r->b.before; /* n itself goes away */
+    }
+    diag_free(&d);
+    return v;
+}
+
 bool raise_dispatch(Region *r) {
     if (r->dispatch)
         return true;
@@ -286,7 +310,10 @@ Value *reshape_rows(Region *r, Value *v, int nf, const int64_t *f) {
     dims[0] = v->dims[0];
     for (int i = 0; i < nf; i++)
         dims[i + 1] = f[i];
-    return op_reshape(&r->b, v, nf + 1, dims);
+    if (v->rank == nf + 1 && (nf == 0 || !memcmp(v->dims, dims, sizeof *dims * (size_t)(nf + 1))))
+        return v;
+    Attr a = {.key = AT_DIMS, .ints = {nf + 1, dims}};
+    return raise_node(r, OP_RESHAPE, &v, 1, &a, 1);
 }
 
 Value *view_rows_first(Region *r, const View *w, const int *perm, int64_t n) {

@@ -130,7 +130,7 @@ static Rows rows_elementwise(Region *r, const View *w) {
         in[j] = x.v;
         out.uniform = out.uniform && x.uniform;
     }
-    out.v = op_node(&r->b, n->op, in, n->nin, n->attrs, n->nattr)->out[0];
+    out.v = raise_node(r, n->op, in, n->nin, n->attrs, n->nattr);
     return out;
 }
 
@@ -270,7 +270,8 @@ static Rows rows_reduce(Region *r, const View *w) {
     for (int k = 0; k < rank; k++)
         if (reduced >> k & 1)
             axes[count++] = lead + feature_of(&o, k);
-    x.v = op_reduce(&r->b, n->op, x.v, axes, count, keep);
+    Attr attrs[] = {{.key = AT_AXES, .ints = {count, axes}}, {.key = AT_KEEPDIMS, .i = keep}};
+    x.v = raise_node(r, n->op, &x.v, 1, attrs, 2);
     return x;
 }
 
@@ -285,9 +286,13 @@ static Rows rows_along_axis(Region *r, const View *w) {
     Rows x = raise_rows(r, &o);
     if (!x.v)
         return failed;
-    Node *m = op_node(&r->b, n->op, &x.v, 1, n->attrs, n->nattr);
-    node_set_int(m, AT_AXIS, (x.uniform ? 0 : 1) + feature_of(w, axis));
-    x.v = m->out[0];
+    Attr attrs[4];
+    int count = 0;
+    for (int i = 0; i < n->nattr && count < 3; i++)
+        if (n->attrs[i].key != AT_AXIS)
+            attrs[count++] = n->attrs[i];
+    attrs[count++] = (Attr){.key = AT_AXIS, .i = (x.uniform ? 0 : 1) + feature_of(w, axis)};
+    x.v = raise_node(r, n->op, &x.v, 1, attrs, count);
     return x;
 }
 
@@ -308,7 +313,8 @@ static Rows rows_concat(Region *r, const View *w) {
             return raise_fail(r, n, "a constant is joined to an expert's rows"), failed;
         parts[j] = x.v;
     }
-    return (Rows){.v = op_concat(&r->b, parts, n->nin, 1 + feature_of(w, axis))};
+    Attr a = {.key = AT_AXIS, .i = 1 + feature_of(w, axis)};
+    return (Rows){.v = raise_node(r, OP_CONCAT, parts, n->nin, &a, 1)};
 }
 
 /* ---- matmul ---- */
@@ -402,7 +408,12 @@ static Value *grouped(Region *r, const Node *at, Rows x, const Weights *w, bool 
     ops[1] = dispatch_out(r, 0);
     memcpy(ops + 2, w->v, sizeof *ops * (size_t)w->n);
     Attr t = {.key = AT_TRANS_B, .i = 1};
-    return op_node(&r->b, OP_GROUPED_MATMUL, ops, w->n + 2, &t, trans_b ? 1 : 0)->out[0];
+    return ops[0] ? raise_node(r, OP_GROUPED_MATMUL, ops, w->n + 2, &t, trans_b ? 1 : 0) : NULL;
+}
+
+static Value *product(Region *r, Value *a, Value *b, bool ta, bool tb) {
+    Attr attrs[] = {{.key = AT_TRANS_A, .i = ta}, {.key = AT_TRANS_B, .i = tb}};
+    return raise_node(r, OP_MATMUL, (Value *[]){a, b}, 2, attrs, 2);
 }
 
 /* A matrix that all experts share, or rows against rows. */
@@ -412,12 +423,12 @@ static Value *plain_product(Region *r, const Node *at, const Product *p, Rows a,
         if (!p->row_m && p->row_n)
             return raise_fail(r, at, "rows of a product that are columns");
         bool vector = m_is_row; /* [R, …, K] without the M axis */
-        return op_matmul(&r->b, a.v, b.v, vector ? false : p->ta, p->tb);
+        return product(r, a.v, b.v, vector ? false : p->ta, p->tb);
     }
     if (a.uniform && p->row_n) /* W[M,K] x[K,R] */
-        return op_matmul(&r->b, b.v, a.v, false, !p->ta);
+        return product(r, b.v, a.v, false, !p->ta);
     if (!p->row_m && !p->row_n)
-        return op_matmul(&r->b, a.v, b.v, p->ta, p->tb);
+        return product(r, a.v, b.v, p->ta, p->tb);
     return raise_fail(r, at, "a product of rows with rows");
 }
 
