@@ -124,6 +124,26 @@ static Value *rule_same(Builder *b, Node *n) {
     return n->in[0]->dtype == n->out[0]->dtype && same_dims(n->in[0], n->out[0]) ? n->in[0] : NULL;
 }
 
+/* A slice of everything, unless it turns an axis round. */
+static Value *rule_slice(Builder *b, Node *n) {
+    const int64_t *steps;
+    int k = node_ints(n, AT_STEPS, &steps);
+    for (int i = 0; i < k; i++)
+        if (steps[i] < 0)
+            return NULL;
+    return rule_same(b, n);
+}
+
+/* A pad by nothing. (Equal sizes alone may be a shift: one in front, one off the end.) */
+static Value *rule_pad(Builder *b, Node *n) {
+    const int64_t *pads;
+    int k = node_ints(n, AT_PADS, &pads);
+    for (int i = 0; i < k; i++)
+        if (pads[i])
+            return NULL;
+    return rule_same(b, n);
+}
+
 /* A sum (or extreme) over axes of size 1 is a view. */
 static Value *rule_reduce(Builder *b, Node *n) {
     Value *x = n->in[0], *y = n->out[0];
@@ -278,7 +298,7 @@ static const Rule rules[] = {
     {OP_ADD, rule_add_neg},       {OP_SUB, rule_sub_neg},
     {OP_RESHAPE, rule_reshape},   {OP_TRANSPOSE, rule_transpose},
     {OP_EXPAND, rule_same},       {OP_CAST, rule_same},
-    {OP_SLICE, rule_same},        {OP_PAD, rule_same},
+    {OP_SLICE, rule_slice},       {OP_PAD, rule_pad},
     {OP_REDUCE_SUM, rule_reduce}, {OP_REDUCE_MAX, rule_reduce},
     {OP_REDUCE_MIN, rule_reduce}, {OP_REDUCE_PROD, rule_reduce},
     {OP_MATMUL, rule_matmul},     {OP_GROUPED_MATMUL, rule_grouped},

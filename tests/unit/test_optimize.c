@@ -356,6 +356,19 @@ static void test_algebra(void **unused) {
     small_free(&s);
 }
 
+/* What keeps a shape may still move elements. */
+static void test_shifts_and_reversals_stay(void **unused) {
+    (void)unused;
+    Small s = small_new();
+    Value *x = small_input(&s, DIMS(2, 4));
+    int64_t pads[4] = {0, 1, 0, -1};
+    Attr a = attr_ints(AT_PADS, pads, 4);
+    Value *y = op_node(&s.b, OP_PAD, &x, 1, &a, 1)->out[0];
+    y = op_slice(&s.b, y, 1, 3, -5, -1);
+    assert_int_equal(simplified(&s, y), 2);
+    small_free(&s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_adamw),
@@ -366,6 +379,7 @@ int main(void) {
         cmocka_unit_test(test_transposes_become_flags),
         cmocka_unit_test(test_split_gradients_concatenate),
         cmocka_unit_test(test_algebra),
+        cmocka_unit_test(test_shifts_and_reversals_stay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
