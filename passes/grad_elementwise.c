@@ -83,7 +83,8 @@ void grad_cos(Grad *G, Node *n, Value *const *dout) {
     grad_add(G, n->in[0], g_un(G, OP_NEG, g_mul(G, dout[0], g_un(G, OP_SIN, n->in[0]))));
 }
 
-/* Reached only where select_params found a straight-through estimator: the gradient of the identity. */
+/* Reached only where select_params found a straight-through estimator: the gradient of the
+ * identity. */
 void grad_sign(Grad *G, Node *n, Value *const *dout) {
     grad_add(G, n->in[0], dout[0]);
 }

@@ -304,7 +304,7 @@ static void compare(Case *c, int k, const RTensor *grad, const char *what) {
 /* Differentiates c->loss by its wanted operands and compares. */
 static void check_case(Case *c, const char *what) {
     Builder b = builder_at_end(c->g, graph_source(c->g, "", "test"));
-    Value *wants[5], *grads[5];
+    Value *wants[5], *grads[5] = {NULL};
     int where[5], n = 0;
     for (int i = 0; i < c->nin; i++)
         if (c->wanted[i]) {
