@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -113,7 +114,10 @@ static bool raise_case(const char *dir, Outcome *out, bool talk, const char *dum
         if (talk && has)
             printf("  logits: imported %.2g, canonical %.2g\n", before,
                    logits_error(g, &batch, dir));
+        clock_t start = clock();
         ok = pass_raise_moe(&c);
+        if (talk)
+            printf("  raised in %.2f s\n", (double)(clock() - start) / CLOCKS_PER_SEC);
         graph_verify(g, "raise_moe");
         if (dump && !strcmp(dump, "raise_moe"))
             graph_print(g, stdout);
