@@ -4,9 +4,11 @@
  * operands and the result are one axis, and axes along which the right operand does not move join the rows. Two batch axes
  * remain at most in one call; more are several calls. What the runtime does not multiply (other types than f32, irregular
  * strides) is a plain reduction over k. */
+#include "codegen/loop_program.h"
 #include "codegen/lower.h"
 #include "codegen/lower_reduce.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_CALLS = 1024 };
@@ -30,6 +32,7 @@ typedef struct Product {
     int64_t m, n, k, ldc;
     Operand a, b;
     int64_t c;
+    const Value *result;
 } Product;
 
 static bool operand_view(Lower *L, Value *v, bool trans, bool left, int nbatch, Operand *o) {
@@ -71,7 +74,8 @@ static bool product_of(Lower *L, Node *n, Product *p) {
         p->c_batch[i] = step;
         step *= z->dims[i];
     }
-    p->c = value_address(L, z);
+    p->c = L->plan->storage[z->id] ? value_address(L, z) : 0;
+    p->result = z;
     return true;
 }
 
@@ -107,6 +111,131 @@ static void simplify_batch(Product *p) {
     }
 }
 
+/* ---- epilogues: the kernel's roots beyond the product, on a tile of it ---- */
+
+/* How a tile's element lies in the result: [outer…, group, row, column]; the outer digits are known. */
+typedef struct Tile {
+    const Value *c;
+    int nouter;
+    int64_t size[MAX_RANK];
+    int64_t outer[MAX_RANK];
+    int64_t groups, m, n;
+    Ex group, row, column, m0, n0, ld; /* leaves; ld 0: there is no tile, the product is 0 here */
+    Index at;
+} Tile;
+
+static bool has_root(const Kernel *k, const Value *v) {
+    for (int i = 0; i < k->roots.n; i++)
+        if (k->roots.at[i] == v)
+            return true;
+    return false;
+}
+
+static Ex tile_own(Kern *K, Value *v, const Index *at, void *ctx) {
+    Tile *t = ctx;
+    if (v != t->c)
+        return 0;
+    if (!t->ld)
+        return ex_zero(K, LT_F32);
+    int64_t sizes[3] = {value_count(v) / (t->m * t->n), t->m, t->n};
+    Ex d[3], mine[3];
+    index_split(K, at, 3, sizes, d);
+    index_split(K, &t->at, 3, sizes, mine);
+    if (d[0] != mine[0] || d[1] != mine[1] || d[2] != mine[2])
+        bug("%s: an epilogue reads another element of the product", K->name);
+    Ex i = ex_2(K, L_SUB, t->row, t->m0), j = ex_2(K, L_SUB, t->column, t->n0);
+    return ex_load(K, LB_TILE, ex_add(K, ex_mul(K, i, t->ld), j));
+}
+
+static void tile_place(Kern *K, Tile *t, int depth) {
+    t->row = ex_leaf(K, LT_I64, depth + 1, 0, t->m - 1);
+    t->column = ex_leaf(K, LT_I64, depth + 2, 0, t->n - 1);
+    t->at = (Index){0};
+    for (int i = 0; i < t->nouter; i++)
+        index_push(&t->at, t->size[i], ex_i(K, t->outer[i]));
+    index_push(&t->at, t->groups, t->group);
+    index_push(&t->at, t->m, t->row);
+    index_push(&t->at, t->n, t->column);
+    K->own = tile_own;
+    K->own_ctx = t;
+}
+
+/* The stores of one row, columns lo..hi; the product itself is stored by the runtime where there is a tile. */
+static void tile_rows(Kern *K, Tile *t, LVal m0, LVal m1, LVal n0, LVal n1) {
+    LoopProgram *p = K->p;
+    Sinks sinks = {0};
+    VEC(Ex) all = {0};
+    for (int i = 0; i < K->kernel->roots.n; i++) {
+        Value *v = K->kernel->roots.at[i];
+        if (v != t->c)
+            sink_add(K, &sinks, v, &t->at, elem(K, v, &t->at));
+    }
+    for (int i = 0; i < sinks.n; i++) {
+        vec_push(&all, sinks.at[i].index);
+        vec_push(&all, sinks.at[i].value);
+    }
+    ex_hoist(K, all.at, all.n);
+    kern_loop(K, LOOP_SEQ, t->row, m0, m1);
+    ex_hoist(K, all.at, all.n);
+    kern_loop(K, LOOP_VECTOR, t->column, n0, n1);
+    for (int i = 0; i < all.n; i++)
+        ex_emit(K, all.at[i]);
+    for (int i = 0; i < sinks.n; i++)
+        lp_store(p, sinks.at[i].buffer, ex_emit(K, sinks.at[i].index), ex_emit(K, sinks.at[i].value));
+    kern_end(K);
+    kern_end(K);
+    vec_free(&all);
+    vec_free(&sinks);
+}
+
+/* Gives `call` (a product whose result is t->c) its epilogue, if the kernel has one, and C its buffer, if it is stored. */
+static void add_epilogue(Lower *L, int kernel, int call, Tile *t) {
+    const Kernel *k = &L->plan->kernels.at[kernel];
+    bool stored = has_root(k, t->c);
+    if (!stored)
+        L->module->calls.at[call].gemm_c = -1;
+    if (k->roots.n == (stored ? 1 : 0))
+        return;
+    Kern K;
+    kern_begin(&K, L, kernel, PROGRAM_EPILOGUE, "epilogue");
+    LoopProgram *p = K.p;
+    t->group = ex_leaf(&K, LT_I64, 0, 0, t->groups - 1);
+    t->m0 = ex_leaf(&K, LT_I64, 0, 0, t->m);
+    t->n0 = ex_leaf(&K, LT_I64, 0, 0, t->n);
+    t->ld = ex_leaf(&K, LT_I64, 0, 1, INT64_MAX);
+    LVal m0 = lp_arg(p, LARG_M0), n0 = lp_arg(p, LARG_N0);
+    ex_bind(&K, t->group, lp_arg(p, LARG_GROUP));
+    ex_bind(&K, t->m0, m0);
+    ex_bind(&K, t->n0, n0);
+    ex_bind(&K, t->ld, lp_arg(p, LARG_TILE_LD));
+    tile_place(&K, t, 0);
+    tile_rows(&K, t, m0, lp_arg(p, LARG_M1), n0, lp_arg(p, LARG_N1));
+    kern_finish_into(&K, &L->module->calls.at[call]);
+    kern_drop(&K);
+}
+
+/* Rows beyond the last expert's: no tile comes, the epilogue's values there are those of a product of 0. */
+static void add_padding(Lower *L, int kernel, Tile *t, const Value *offsets) {
+    enum { TASK_ELEMENTS = 8192 };
+    const Kernel *k = &L->plan->kernels.at[kernel];
+    if (k->roots.n == has_root(k, t->c))
+        return;
+    Kern K;
+    kern_begin(&K, L, kernel, PROGRAM_TASK, "padding");
+    LoopProgram *p = K.p;
+    int64_t per = t->n < TASK_ELEMENTS ? TASK_ELEMENTS / t->n : 1, skip;
+    int b = kern_buffer(&K, offsets, false, &skip);
+    LVal used = lp_load(p, b, lp_const_i(p, skip + offsets->dims[0] - 1));
+    LVal lo = lp_2(p, L_MUL, lp_task(p), lp_const_i(p, per));
+    LVal hi = lp_2(p, L_MIN, lp_2(p, L_ADD, lo, lp_const_i(p, per)), lp_const_i(p, t->m));
+    t->ld = 0;
+    t->group = ex_i(&K, 0);
+    tile_place(&K, t, 0);
+    tile_rows(&K, t, lp_2(p, L_MAX, lo, used), hi, lp_const_i(p, 0), lp_const_i(p, t->n));
+    kern_finish(&K, ceil_div(t->m, per));
+    kern_drop(&K);
+}
+
 static void product_call(Lower *L, int kernel, const Product *p, const int64_t *outer) {
     int extra = p->nbatch > 2 ? p->nbatch - 2 : 0, first = extra;
     int64_t a = 0, b = 0, c = 0;
@@ -127,6 +256,10 @@ static void product_call(Lower *L, int kernel, const Product *p, const int64_t *
     call->gemm_a = p->a.base + a * (int64_t)sizeof(float);
     call->gemm_b = p->b.base + b * (int64_t)sizeof(float);
     call->gemm_c = p->c + c * (int64_t)sizeof(float);
+    Tile t = {.c = p->result, .nouter = extra, .groups = g->g1 * g->g2, .m = p->m, .n = p->n};
+    for (int i = 0; i < extra; i++)
+        t.size[i] = p->batch[i], t.outer[i] = outer[i];
+    add_epilogue(L, kernel, L->module->calls.n - 1, &t);
 }
 
 /* ---- the plain way: z[batch, m, n] = sum over k ---- */
@@ -223,17 +356,25 @@ void lower_grouped_matmul(Lower *L, int kernel, Node *n) {
     LoopCall *call = lower_call(L, CALL_GEMM, kern_name(L, kernel, NULL));
     call->gemm = (StgcGemm){.kind = STGC_GEMM_ROWS, .g1 = experts, .g2 = 1, .m = x->dims[0], .n = out, .k = in, .a_row = in,
                             .a_col = 1, .b_row = trans ? 1 : out, .b_col = trans ? in : 1, .b_g1 = in * out, .ldc = out};
-    call->gemm_a = value_address(L, x);
-    call->gemm_c = value_address(L, y);
+    if (L->plan->storage[x->id]) {
+        call->gemm_a = value_address(L, x);
+    } else { /* rows gathered as they are multiplied */
+        call->gemm_a = value_address(L, x->def->in[0]);
+        call->gemm_index = value_address(L, x->def->in[1]);
+    }
+    call->gemm_c = L->plan->storage[y->id] ? value_address(L, y) : -1;
     call->gemm_offsets = value_address(L, offsets);
     if (stack) {
         call->gemm_b = value_address(L, w);
-        return;
+    } else {
+        int64_t *group = ARENA_ARRAY(&L->module->arena, int64_t, experts);
+        for (int64_t e = 0; e < experts; e++)
+            group[e] = value_address(L, n->in[2 + e]);
+        call->gemm_b_group = group;
     }
-    int64_t *group = ARENA_ARRAY(&L->module->arena, int64_t, experts);
-    for (int64_t e = 0; e < experts; e++)
-        group[e] = value_address(L, n->in[2 + e]);
-    call->gemm_b_group = group;
+    Tile t = {.c = y, .groups = 1, .m = x->dims[0], .n = out};
+    add_epilogue(L, kernel, L->module->calls.n - 1, &t);
+    add_padding(L, kernel, &t, offsets);
 }
 
 void lower_grouped_wgrad(Lower *L, int kernel, Node *n) {

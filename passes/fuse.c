@@ -245,7 +245,8 @@ KernelPlan *fuse(Graph *g, bool fused) {
     p->nvalues = g->next_value;
     p->storage = xcalloc((size_t)g->next_value + 1, sizeof *p->storage);
     p->view_offset = xcalloc((size_t)g->next_value + 1, sizeof *p->view_offset);
-    plain(g, p);
+    if (!fused || !fuse_groups(g, p))
+        plain(g, p);
     fuse_hoist_optimizers(g, p);
     return p;
 }

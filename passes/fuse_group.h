@@ -19,7 +19,10 @@ Kernel *fuse_add_kernel(KernelPlan *p, KernelKind kind, Node *main);
 void fuse_finish_kernel(KernelPlan *p, Kernel *k, const int *member, int mark);
 /* Moves every optimizer kernel to the earliest place where its operands exist and nobody reads its old params any more. */
 void fuse_hoist_optimizers(const Graph *g, KernelPlan *p);
-/* Greedy grouping (fuse_group.c): fills kernels and storage of an empty plan. */
-void fuse_groups(Graph *g, KernelPlan *p);
+/* Which values live only inside kernels (fuse_inline.c), by value id. */
+void fuse_inline(Graph *g, bool *inlined);
+/* Greedy grouping (fuse_group.c): fills kernels and storage of an empty plan. False, with the plan still empty, if the groups
+ * cannot be put in an order. */
+bool fuse_groups(Graph *g, KernelPlan *p);
 
 #endif
