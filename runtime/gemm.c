@@ -44,13 +44,8 @@ static double work_of(const StgcGemm *g, int64_t groups) {
 static void divide(Division *d) {
     static const struct {
         int rows, columns;
-    } sizes[] = {{GEMM_MB, 2 * GEMM_NT},
-                 {GEMM_MB, GEMM_NT},
-                 {128, GEMM_NT},
-                 {128, 128},
-                 {64, 128},
-                 {56, 64},
-                 {28, 64}};
+    } sizes[] = {{1024, 1024}, {1024, 512}, {512, 512}, {512, 256}, {256, 256},
+                 {128, 256},   {128, 128},  {64, 128},  {56, 64},   {28, 64}};
     const double smallest = 5e5; /* multiply-adds worth handing to another thread */
     const StgcGemm *g = d->g;
     int64_t threads = d->machine->threads;

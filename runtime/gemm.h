@@ -13,9 +13,12 @@
 #include "runtime/step.h"
 
 enum {
-    GEMM_KC = 256, /* depth of one chain; part of the numbers, so the same for every CPU */
-    GEMM_NT = 256, /* columns of one tile: what an epilogue sees at most */
-    GEMM_MB = 256, /* rows of one block */
+    GEMM_KC = 512,  /* depth of one chain; part of the numbers, so the same for every CPU */
+    GEMM_KB = 1024, /* depth of B packed at a time; a multiple of GEMM_KC */
+    GEMM_NT = 256,  /* columns of a tile, what an epilogue sees at most: half as many where k
+                       exceeds GEMM_KC, so that packed B takes 512 KB of the second cache */
+    GEMM_MB = 256,  /* rows of a tile buffer */
+    GEMM_CHUNK = 9, /* strips of A packed at a time */
     GEMM_A_LD = GEMM_KC + 16 /* row distance of copied A: rows fall into different cache sets */
 };
 
@@ -33,8 +36,10 @@ typedef struct GemmIsa {
     void (*pack_b_transposed)(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst);
     /* dst[kk*nr + j] = src[kk*ld + j]; zeros as above. */
     void (*pack_b_copy)(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst);
-    /* dst[kk*mr + i] = src[kk*ld + i] for i < rows; may write up to one vector beyond the end. */
-    void (*pack_a_panel)(const float *src, int64_t ld, int64_t kc, int64_t rows, float *dst);
+    /* Strips of A stored [k, m]: panel s, at dst + s*gemm_panel(kc, mr), holds the rows of strip s
+     * of `strips` (gemm_strip) as [kc][mr]. */
+    void (*pack_a_panels)(const float *src, int64_t ld, int64_t kc, int64_t m, int64_t strips,
+                          float *dst);
     /* sum of x[i] y[i], in vectors of doubles where there are any. */
     double (*dot)(const float *x, const float *y, int64_t n);
 } GemmIsa;
@@ -47,13 +52,24 @@ typedef struct GemmWork {
     float *tile, *tile2; /* [GEMM_MB][GEMM_NT] each */
 } GemmWork;
 enum {
-    GEMM_WORK_A = GEMM_MB * GEMM_A_LD + 1024,
-    GEMM_WORK_B = GEMM_KC * (GEMM_NT + 64),
+    GEMM_WORK_A = GEMM_CHUNK * 14 * GEMM_A_LD + 64,
+    GEMM_WORK_B = GEMM_KC * GEMM_NT,
     GEMM_WORK_TILE = GEMM_MB * GEMM_NT,
     GEMM_WORK_FLOATS = GEMM_WORK_A + GEMM_WORK_B + 2 * GEMM_WORK_TILE
 };
 
-/* One thread's share of a product: m <= GEMM_MB rows, any n and k. */
+/* Distance of packed strips of A: not a multiple of 4096 bytes, so that writing to all of them in
+ * turn stays in the first cache. */
+static inline int64_t gemm_panel(int64_t kc, int64_t mr) {
+    return kc * mr + 16;
+}
+
+/* First row of strip s of m rows: divided evenly, so that no strip is much smaller than others. */
+static inline int64_t gemm_strip(int64_t m, int64_t strips, int64_t s) {
+    return m * s / strips;
+}
+
+/* One thread's share of a product, any size. */
 typedef struct GemmBlock {
     int64_t m, n, k;
     const float *a;

@@ -86,10 +86,15 @@ static void pack_b_copy(const float *src, int64_t ld, int64_t kc, int64_t n, flo
     }
 }
 
-static void pack_a_panel(const float *src, int64_t ld, int64_t kc, int64_t rows, float *dst) {
-    __m256i m = mask_of(rows);
-    for (int64_t kk = 0; kk < kc; kk++)
-        _mm256_storeu_ps(dst + kk * KERNEL_MR, _mm256_maskload_ps(src + kk * ld, m));
+static void pack_a_panels(const float *src, int64_t ld, int64_t kc, int64_t m, int64_t strips,
+                          float *dst) {
+    for (int64_t s = 0; s < strips; s++) {
+        int64_t i0 = gemm_strip(m, strips, s);
+        __m256i mask = mask_of(gemm_strip(m, strips, s + 1) - i0);
+        for (int64_t kk = 0; kk < kc; kk++)
+            _mm256_maskstore_ps(dst + s * gemm_panel(kc, KERNEL_MR) + kk * KERNEL_MR, mask,
+                                _mm256_maskload_ps(src + kk * ld + i0, mask));
+    }
 }
 
 static double dot(const float *x, const float *y, int64_t n) {
@@ -118,6 +123,6 @@ const GemmIsa gemm_avx2 = {
     .panel = kernel_panel,
     .pack_b_transposed = pack_b_transposed,
     .pack_b_copy = pack_b_copy,
-    .pack_a_panel = pack_a_panel,
+    .pack_a_panels = pack_a_panels,
     .dot = dot,
 };

@@ -101,10 +101,22 @@ static void pack_b_copy(const float *src, int64_t ld, int64_t kc, int64_t n, flo
     }
 }
 
-static void pack_a_panel(const float *src, int64_t ld, int64_t kc, int64_t rows, float *dst) {
-    __mmask16 m = mask_of(rows);
-    for (int64_t kk = 0; kk < kc; kk++)
-        _mm512_storeu_ps(dst + kk * KERNEL_MR, _mm512_maskz_loadu_ps(m, src + kk * ld));
+static void pack_a_panels(const float *src, int64_t ld, int64_t kc, int64_t m, int64_t strips,
+                          float *dst) {
+    enum { AHEAD = 8 }; /* rows fetched before they are needed; they lie far apart */
+    int64_t start[GEMM_CHUNK + 1];
+    for (int64_t s = 0; s <= strips; s++)
+        start[s] = gemm_strip(m, strips, s);
+    for (int64_t kk = 0; kk < kc; kk++, src += ld) {
+        if (kk + AHEAD < kc)
+            for (int64_t i = 0; i < m; i += 16)
+                _mm_prefetch((const char *)(src + AHEAD * ld + i), _MM_HINT_T0);
+        for (int64_t s = 0; s < strips; s++) {
+            __mmask16 rows = mask_of(start[s + 1] - start[s]);
+            _mm512_mask_storeu_ps(dst + s * gemm_panel(kc, KERNEL_MR) + kk * KERNEL_MR, rows,
+                                  _mm512_maskz_loadu_ps(rows, src + start[s]));
+        }
+    }
 }
 
 static double dot(const float *x, const float *y, int64_t n) {
@@ -131,6 +143,6 @@ const GemmIsa gemm_avx512 = {
     .panel = kernel_panel,
     .pack_b_transposed = pack_b_transposed,
     .pack_b_copy = pack_b_copy,
-    .pack_a_panel = pack_a_panel,
+    .pack_a_panels = pack_a_panels,
     .dot = dot,
 };

@@ -48,10 +48,14 @@ static void pack_b_copy(const float *src, int64_t ld, int64_t kc, int64_t n, flo
             dst[kk * KERNEL_NR + j] = j < n ? src[kk * ld + j] : 0;
 }
 
-static void pack_a_panel(const float *src, int64_t ld, int64_t kc, int64_t rows, float *dst) {
-    for (int64_t kk = 0; kk < kc; kk++)
-        for (int64_t i = 0; i < rows; i++)
-            dst[kk * KERNEL_MR + i] = src[kk * ld + i];
+static void pack_a_panels(const float *src, int64_t ld, int64_t kc, int64_t m, int64_t strips,
+                          float *dst) {
+    for (int64_t s = 0; s < strips; s++) {
+        int64_t i0 = gemm_strip(m, strips, s), rows = gemm_strip(m, strips, s + 1) - i0;
+        for (int64_t kk = 0; kk < kc; kk++)
+            for (int64_t i = 0; i < rows; i++)
+                dst[s * gemm_panel(kc, KERNEL_MR) + kk * KERNEL_MR + i] = src[kk * ld + i0 + i];
+    }
 }
 
 static double dot(const float *x, const float *y, int64_t n) {
@@ -75,6 +79,6 @@ const GemmIsa gemm_generic = {
     .panel = kernel_panel,
     .pack_b_transposed = pack_b_transposed,
     .pack_b_copy = pack_b_copy,
-    .pack_a_panel = pack_a_panel,
+    .pack_a_panels = pack_a_panels,
     .dot = dot,
 };

@@ -1,16 +1,18 @@
 /* bench_gemm.c: matrix products of the reference workload, measured; not a test.
  *
- *   cc -O2 -I. tests/bench_gemm.c librt.a -lm -lpthread -ldl && ./a.out [threads] [rounds] [peers]
+ *   cc -O2 -I. tests/bench_gemm.c librt.a -lm -lpthread -ldl && ./a.out [threads] [rounds] [peers|own] [only]
  *
  * Every shape is timed in interleaved rounds, the median is printed. One thread is timed by its
  * own CPU time, which other processes hardly disturb; more threads by the clock. With `peers`, oneDNN's
- * dnnl_sgemm (loaded if installed, OMP_NUM_THREADS threads) multiplies the dense shapes too. */
+ * dnnl_sgemm (loaded if installed, OMP_NUM_THREADS threads) multiplies the dense shapes too. `only`: shapes
+ * whose name has this text. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "runtime/machine.h"
@@ -44,6 +46,7 @@ static float *floats(int64_t n) {
     float *p = aligned_alloc(2 << 20, bytes);
     if (!p)
         abort();
+    madvise(p, bytes, MADV_HUGEPAGE); /* as an arena does */
     for (int64_t i = 0; i < n; i++)
         p[i] = (float)(i % 97) / 97 - 0.5f;
     return p;
@@ -230,11 +233,19 @@ int main(int argc, char **argv) {
     if (stgc_rt_threads(rt) == 1)
         timer = CLOCK_THREAD_CPUTIME_ID;
     Sgemm sgemm = NULL;
-    void *library = argc > 3 ? dlopen("libdnnl.so.2", RTLD_NOW) : NULL;
+    void *library = argc > 3 && strcmp(argv[3], "peers") == 0 ? dlopen("libdnnl.so.2", RTLD_NOW) : NULL;
     if (library)
         *(void **)&sgemm = dlsym(library, "dnnl_sgemm");
     printf("%s\n", stgc_rt_describe(rt));
     add_all();
+    for (int i = 0, kept = 0; argc > 4; i++) {
+        if (i == count) {
+            count = kept;
+            break;
+        }
+        if (strstr(shapes[i].name, argv[4]))
+            shapes[kept++] = shapes[i];
+    }
     for (int r = 0; r < rounds; r++)
         for (int i = 0; i < count; i++) {
             Shape *s = &shapes[i];
@@ -256,7 +267,7 @@ int main(int argc, char **argv) {
         printf("%-40s %10.4f %9.1f", s->name, t * 1e3, s->flops / t / 1e9);
         printf(p > 0 ? "  %9.1f\n" : "\n", s->flops / p / 1e9);
     }
-    for (int form = 0; form < 3; form++) {
+    for (int form = 0; form < 3 && argc <= 4; form++) {
         bench_token_dot(rt, 512, 2048, form == 0 ? 1 : 2, form == 1);
         bench_token_dot(rt, 1024, 512, form == 0 ? 1 : 2, form == 1);
     }
