@@ -144,19 +144,38 @@ static bool type_fits(DType want, const Tensor *t) {
     return fits;
 }
 
+/* numpy's name of a type, for what to do about a wrong one. */
+static const char *numpy_name(DType t) {
+    switch (t) {
+    case DT_F32:
+        return "float32";
+    case DT_F64:
+        return "float64";
+    case DT_F16:
+        return "float16";
+    case DT_BOOL:
+        return "bool";
+    case DT_I32:
+        return "int32";
+    case DT_I64:
+        return "int64";
+    default:
+        return dtype_name(t);
+    }
+}
+
 bool array_fits(const Graph *g, const Value *v, const Tensor *t, Diag *d) {
-    bool ok = type_fits(v->dtype, t) && (v->rank < 0 || v->rank == t->rank);
-    for (int i = 0; ok && i < v->rank; i++)
-        ok = v->dims[i] < 0 || v->dims[i] == t->dims[i];
-    if (ok)
+    bool type = type_fits(v->dtype, t), rank = v->rank < 0 || v->rank == t->rank, sizes = rank;
+    for (int i = 0; sizes && i < v->rank; i++)
+        sizes = v->dims[i] < 0 || v->dims[i] == t->dims[i];
+    if (type && sizes)
         return true;
     diag_error(d, EXIT_DATA, "input \"%s\": expected %s, found %s", diag_safe(d, input_name(v)),
                value_type_text(g, v, &d->arena), tensor_type_text(t, &d->arena));
-    if (!type_fits(v->dtype, t) && (v->dtype == DT_F32 || is_integer(v->dtype)))
-        diag_more(d, "save the array as %s",
-                  v->dtype == DT_F32 ? "float32" : "integers of that type");
-    else
-        diag_more(d, "the sizes are the model's; export it with dynamic axes to use others");
+    if (!type)
+        diag_more(d, "save the array with .astype('%s')", numpy_name(v->dtype));
+    if (!rank)
+        diag_more(d, "the array needs %d dims", v->rank);
     return false;
 }
 
@@ -179,45 +198,55 @@ const Tensor *array_for(const Graph *g, const Value *v, const NamedArrays *a, Di
     return NULL;
 }
 
-bool bind_arrays(Graph *g, const NamedArrays *a, Diag *d) {
-    bool ok = true;
-    StrMap from = {0}; /* symbol name -> the input that bound it */
-    for (int i = 0; i < g->inputs.n; i++) {
-        Value *v = g->inputs.at[i];
-        const Tensor *t = array_for(g, v, a, d);
-        if (!t) {
-            ok = false;
+/* What the inputs were before any array decided a size, and which array decided it. */
+typedef struct Origins {
+    int64_t (*dims)[MAX_RANK]; /* by input */
+    const char **by;           /* by symbol: input name, NULL while free */
+} Origins;
+
+/* Explains the sizes an array does not have. */
+static void explain_sizes(const Graph *g, const Origins *o, int input, const Tensor *t, Diag *d) {
+    const Value *v = g->inputs.at[input];
+    for (int k = 0; k < v->rank && v->rank == t->rank; k++) {
+        int64_t was = o->dims[input][k];
+        if (v->dims[k] < 0 || v->dims[k] == t->dims[k])
             continue;
-        }
-        /* Sizes that an earlier array decided: say so, rather than blame the model. */
-        if (!array_fits(g, v, t, d)) {
-            const char *first = strmap_get(&from, input_name(v));
-            if (first)
-                diag_more(d, "%s", first);
-            ok = false;
-            continue;
-        }
-        for (int k = 0; k < v->rank; k++) {
-            int64_t dim = v->dims[k];
-            if (dim >= 0 && dim != t->dims[k]) { /* one symbol twice in this shape */
-                diag_error(d, EXIT_DATA, "input \"%s\": expected %s, found %s",
-                           diag_safe(d, input_name(v)), value_type_text(g, v, &d->arena),
-                           tensor_type_text(t, &d->arena));
-                ok = false;
-                break;
-            }
-            if (dim >= 0)
-                continue;
-            const char *note = arena_printf(&d->arena, "'%s' is %lld by the array \"%s\"",
-                                            diag_safe(d, dim_name(g, dim)), (long long)t->dims[k],
-                                            diag_safe(d, input_name(v)));
-            for (int j = i + 1; j < g->inputs.n; j++)
-                for (int m = 0; m < g->inputs.at[j]->rank; m++)
-                    if (g->inputs.at[j]->dims[m] == dim)
-                        strmap_put(&from, input_name(g->inputs.at[j]), (void *)(uintptr_t)note);
+        if (was < 0 && o->by[-was - 1])
+            diag_more(d, "'%s' is %lld by the array \"%s\"", diag_safe(d, dim_name(g, was)),
+                      (long long)v->dims[k], diag_safe(d, o->by[-was - 1]));
+        else
+            diag_more(d, "size %lld of dim %d is the model's or given with --dim",
+                      (long long)v->dims[k], k);
+    }
+}
+
+/* Gives the free symbols of one input the sizes of its array. */
+static bool bind_input(Graph *g, const Origins *o, int input, const Tensor *t, Diag *d) {
+    Value *v = g->inputs.at[input];
+    for (int k = 0; k < v->rank; k++) {
+        int64_t dim = v->dims[k];
+        if (dim < 0) {
+            o->by[-dim - 1] = input_name(v);
             graph_bind(g, dim, t->dims[k]);
         }
     }
-    strmap_free(&from);
+    return array_fits(g, v, t, d); /* a symbol may stand twice in one shape */
+}
+
+bool bind_arrays(Graph *g, const NamedArrays *a, Diag *d) {
+    bool ok = true;
+    Origins o = {xcalloc((size_t)g->inputs.n, sizeof *o.dims),
+                 xcalloc((size_t)g->symbols.n, sizeof *o.by)};
+    for (int i = 0; i < g->inputs.n; i++)
+        memcpy(o.dims[i], g->inputs.at[i]->dims, sizeof o.dims[i]);
+    for (int i = 0; i < g->inputs.n; i++) {
+        const Tensor *t = array_for(g, g->inputs.at[i], a, d);
+        bool fits = t && array_fits(g, g->inputs.at[i], t, d) && bind_input(g, &o, i, t, d);
+        if (t && !fits)
+            explain_sizes(g, &o, i, t, d);
+        ok &= fits;
+    }
+    free(o.dims);
+    free(o.by);
     return ok;
 }

@@ -17,8 +17,8 @@ bool bind_complete(const Graph *g, Diag *d);
 /* "i64[batch,12]" of an input, for messages. */
 const char *value_type_text(const Graph *g, const Value *v, Arena *a);
 const char *tensor_type_text(const Tensor *t, Arena *a);
-/* Whether an array fits an input of known shape; says what is wrong in d. Integers of another width
- * fit if `widen`. */
+/* Whether an array fits an input, free sizes aside; says what is wrong in d. Integers of another
+ * width fit if their values do, f16 and bf16 widen. */
 bool array_fits(const Graph *g, const Value *input, const Tensor *t, Diag *d);
 /* The array of an input, or NULL after reporting what is missing and what is there. */
 const Tensor *array_for(const Graph *g, const Value *input, const NamedArrays *a, Diag *d);

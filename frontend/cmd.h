@@ -23,8 +23,8 @@ typedef struct Options {
     StrList sets, dims, skip, freeze;
     const char *dump, *stop_after;
     EngineKind engine;
-    int64_t threads, steps, mem_limit; /* 0: not given */
-    bool unfused, require_moe, allow_unraised, quiet, verbose, json, resume;
+    int64_t threads, steps, mem_limit, max_nodes, max_heap; /* 0: not given */
+    bool unfused, require_moe, allow_unraised, quiet, verbose, json, resume, sort;
     bool help, version, list_passes;
 } Options;
 
@@ -63,6 +63,9 @@ typedef struct Job {
 void job_begin(Job *j, const Options *o);
 /* Prints what was said, frees everything; `code` unless an error was reported. */
 int job_end(Job *j, ExitCode code);
+/* Prints warnings so far (notes with -v), before long work. */
+void job_say(Job *j);
+ImportLimits job_limits(const Options *o);
 bool job_load_model(Job *j);
 bool job_load_recipe(Job *j); /* defaults, then -c, then --set and the flags that stand for keys */
 bool job_load_data(Job *j);   /* --data: .npz, .npy, or a folder of input_0.pb … */
@@ -102,8 +105,13 @@ typedef struct Engine Engine;
 typedef struct EngineSlot {
     const char *name;
     ParamKind kind;
-    Tensor tensor; /* a view: valid until the engine is freed */
+    Tensor tensor; /* a view; engines that share state pass it on lazily, so see engine_refresh */
+    Engine *engine;
+    const void *place; /* the engine's own */
 } EngineSlot;
+/* Makes the view current: needed before writing into a slot, and before reading after another
+ * engine ran. */
+void engine_refresh(EngineSlot *s);
 /* Takes over nothing: g must outlive the engine. `share`: params and state are those of another
  * engine, by name. NULL with diagnostics. */
 Engine *engine_new(Graph *g, const Options *o, Engine *share, Diag *d);
@@ -114,7 +122,7 @@ bool engine_step(Engine *e, Diag *d);                            /* one step; up
 /* An output of the last step as a tensor of type t (DT_NONE: its own); NULL if there is none of
  * that name. */
 Tensor *engine_output(Engine *e, Arena *a, const char *name, DType t);
-int engine_slots(Engine *e, const EngineSlot **at); /* params, frozen, state */
+int engine_slots(Engine *e, const EngineSlot **at); /* params, frozen, state; views made current */
 const char *engine_describe(Engine *e, Arena *a);   /* for -v: machine, memory */
 /* The user's node whose result is the first to hold a NaN or Inf though its operands do not, or
  * NULL if unknown. */

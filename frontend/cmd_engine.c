@@ -47,7 +47,7 @@ static bool reference_new(Engine *e, Engine *share) {
                 memcpy(t->data, init->t->data, tensor_bytes(t));
         }
         strmap_put(&e->by_name, name, t);
-        EngineSlot slot = {name, (ParamKind)node_int(n, AT_KIND, PARAM_WEIGHT), *t};
+        EngineSlot slot = {name, (ParamKind)node_int(n, AT_KIND, PARAM_WEIGHT), *t, e, NULL};
         vec_push(&e->slots, slot);
     }
     return true;
@@ -142,7 +142,7 @@ static bool compiled_new(Engine *e, const Options *o, Engine *share, Diag *d) {
         const StgcSlot *s = &step->slots[i];
         if (s->kind == STGC_SLOT_INPUT || s->kind == STGC_SLOT_OUTPUT)
             continue;
-        EngineSlot slot = {s->name, slot_kind(s->kind), slot_tensor(e, s)};
+        EngineSlot slot = {s->name, slot_kind(s->kind), slot_tensor(e, s), e, s};
         vec_push(&e->slots, slot);
     }
     return true;
@@ -222,12 +222,19 @@ void engine_input(Engine *e, const char *name, const Tensor *t) {
     }
 }
 
+/* The runtime's text stands alone elsewhere ("batch: error: …"); here the diagnostic names the
+ * subject. */
+static const char *bare_text(const char *text) {
+    const char *s = strstr(text, ": error: ");
+    return s ? s + strlen(": error: ") : text;
+}
+
 bool engine_step(Engine *e, Diag *d) {
     if (e->reference)
         return reference_step(e, d);
     StgcStatus status = stgc_run_step(e->run);
     if (status != STGC_OK)
-        diag_error(d, (ExitCode)status, "%s", diag_safe(d, stgc_run_error(e->run)));
+        diag_error(d, (ExitCode)status, "%s", diag_safe(d, bare_text(stgc_run_error(e->run))));
     return status == STGC_OK;
 }
 
@@ -247,7 +254,14 @@ Tensor *engine_output(Engine *e, Arena *a, const char *name, DType type) {
     return out;
 }
 
+void engine_refresh(EngineSlot *s) {
+    if (s->place)
+        s->tensor.data = stgc_run_data(s->engine->run, s->place);
+}
+
 int engine_slots(Engine *e, const EngineSlot **at) {
+    for (int i = 0; i < e->slots.n; i++)
+        engine_refresh(&e->slots.at[i]);
     *at = e->slots.at;
     return e->slots.n;
 }

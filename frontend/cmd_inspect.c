@@ -63,7 +63,11 @@ static void print_layer(const MoeLayer *l, Diag *d) {
 }
 
 static void print_not_raised(const Compile *c, Diag *d) {
-    if (!c->not_raised.n)
+    MoeLayers layers = {0};
+    moe_layers(c->g, &layers);
+    bool said = !layers.n && c->not_raised.n == 1 && !c->not_raised.at[0].wrong;
+    moe_layers_free(&layers);
+    if (!c->not_raised.n || said)
         return;
     puts("\nNot raised:");
     for (int i = 0; i < c->not_raised.n; i++) {
@@ -95,9 +99,9 @@ static void print_table(Job *j, const Compile *c, const MoeLayers *layers, bool 
         for (int i = 0; i < layers->n; i++)
             print_layer(&layers->at[i], d);
     } else {
-        printf("\nno MoE layer found; %s%s\n",
-               c->not_raised.n ? "closest: " : "nothing resembles a router with experts",
-               c->not_raised.n ? c->not_raised.at[0].why : "");
+        printf("\nno MoE layer found: %s\n", c->not_raised.n
+                                                 ? c->not_raised.at[0].why
+                                                 : "nothing resembles a router with experts");
     }
     print_not_raised(c, d);
 }

@@ -17,7 +17,7 @@ void job_begin(Job *j, const Options *o) {
     *j = (Job){.o = o,
                .model_diag.subject = o->model,
                .recipe_diag.subject = o->recipe ? o->recipe : "recipe",
-               .set_diag.subject = "--set",
+               .set_diag.subject = "stgcc",
                .data_diag.subject = o->data ? o->data : "--data",
                .out_diag.subject = o->out ? o->out : "-o"};
 }
@@ -31,6 +31,24 @@ bool job_failed(const Job *j) {
            failed(&j->data_diag) || failed(&j->out_diag);
 }
 
+static void only_errors(Diag *d) {
+    int n = 0;
+    for (int i = 0; i < d->messages.n; i++)
+        if (d->messages.at[i].level == DIAG_ERROR)
+            d->messages.at[n++] = d->messages.at[i];
+    d->messages.n = n;
+}
+
+void job_say(Job *j) {
+    Diag *all[] = {&j->model_diag, &j->recipe_diag, &j->set_diag, &j->data_diag, &j->out_diag};
+    fflush(stdout);
+    for (int i = 0; i < COUNT_OF(all) && !job_failed(j); i++) {
+        if (!j->o->quiet)
+            diag_print(all[i], stderr, j->o->verbose);
+        all[i]->messages.n = 0;
+    }
+}
+
 int job_end(Job *j, ExitCode code) {
     Diag *all[] = {&j->model_diag, &j->recipe_diag, &j->set_diag, &j->data_diag, &j->out_diag};
     bool bad = job_failed(j);
@@ -39,6 +57,8 @@ int job_end(Job *j, ExitCode code) {
             code = all[i]->code; /* the first in order of report wins */
     fflush(stdout);
     for (int i = 0; i < COUNT_OF(all); i++) {
+        if (bad && !j->o->verbose)
+            only_errors(all[i]); /* one fault, one message */
         if (bad || !j->o->quiet)
             diag_print(all[i], stderr, j->o->verbose);
         diag_free(all[i]);
@@ -55,8 +75,12 @@ int job_end(Job *j, ExitCode code) {
 
 /* ---- loading ---- */
 
+ImportLimits job_limits(const Options *o) {
+    return (ImportLimits){.max_nodes = o->max_nodes, .max_heap = o->max_heap, .sort = o->sort};
+}
+
 bool job_load_model(Job *j) {
-    ImportLimits limits = {.max_heap = j->o->mem_limit};
+    ImportLimits limits = job_limits(j->o);
     j->g = onnx_import(j->o->model, &limits, &j->file, &j->model_diag);
     return j->g != NULL;
 }
@@ -239,6 +263,30 @@ static bool check_finite(const char *name, const Tensor *t, Diag *d) {
     return true;
 }
 
+/* Ids that are looked up in a table as they are: the first one outside it. */
+static bool check_ids(const Value *input, const Tensor *t, Diag *d) {
+    for (int i = 0; i < input->uses.n; i++) {
+        const Node *n = input->uses.at[i].node;
+        if (n->op != OP_GATHER || input->uses.at[i].operand != 1 || n->in[0]->rank < 1)
+            continue;
+        int64_t axis = node_int(n, AT_AXIS, 0);
+        int64_t rows = n->in[0]->dims[axis < 0 ? axis + n->in[0]->rank : axis];
+        for (int64_t k = 0, count = tensor_count(t); k < count; k++) {
+            int64_t id = tensor_get_i(t, k);
+            if (id >= -rows && id < rows)
+                continue;
+            diag_error(d, EXIT_DATA, "id %lld at \"%s\"%s is out of range", (long long)id,
+                       diag_safe(d, node_str(input->def, AT_NAME, "")),
+                       position_text(t, k, &d->arena));
+            diag_more(d, "node \"%s\" looks it up in %lld rows%s%s", diag_safe(d, n->src->name),
+                      (long long)rows, value_is_param(n->in[0]) ? " of " : "",
+                      value_is_param(n->in[0]) ? diag_safe(d, param_name(n->in[0])) : "");
+            return false;
+        }
+    }
+    return true;
+}
+
 bool job_check_inputs(Job *j, const Graph *g) {
     Diag *d = &j->data_diag;
     bool ok = true;
@@ -248,7 +296,7 @@ bool job_check_inputs(Job *j, const Graph *g) {
         if (!strcmp(name, "hyper"))
             continue;
         const Tensor *t = array_for(g, v, &j->data, d);
-        ok &= t && array_fits(g, v, t, d) && check_finite(name, t, d);
+        ok &= t && array_fits(g, v, t, d) && check_finite(name, t, d) && check_ids(v, t, d);
     }
     return ok;
 }

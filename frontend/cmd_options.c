@@ -50,6 +50,11 @@ static const OptionRow rows[] = {
      "go on although a layer was not understood"},
     {"mem-limit", 0, OPT_BYTES, AT(mem_limit), NULL, "BYTES",
      "refuse work that needs more memory, such as 4G"},
+    {"max-nodes", 0, OPT_COUNT, AT(max_nodes), NULL, "N",
+     "nodes a model may have (default 1,000,000)"},
+    {"max-heap", 0, OPT_BYTES, AT(max_heap), NULL, "BYTES",
+     "memory that unpacking a model may take"},
+    {"sort", 0, OPT_FLAG, AT(sort), NULL, NULL, "accept a model whose nodes are not in order"},
     {"dump", 0, OPT_TEXT, AT(dump), NULL, "PASS",
      "print the graph after a pass (or: kernels, loops, llvm, asm)"},
     {"stop-after", 0, OPT_TEXT, AT(stop_after), NULL, "PASS", "end after a pass"},
@@ -209,6 +214,8 @@ static bool read_long(Options *o, const Command *c, Words *w, Diag *d) {
         char *bare = arena_strdup(&d->arena, word);
         if (equals)
             bare[equals - word] = 0;
+        else if (w->at + 1 < w->argc && w->argv[w->at + 1][0] != '-')
+            w->at++; /* probably its value: not one more thing to complain about */
         return unknown_option(c, bare, d);
     }
     if (r->kind == OPT_FLAG && equals) {

@@ -27,7 +27,9 @@ static bool fold_small_inputs(Job *j) {
         vec_push(&known, one);
     }
     if (known.n) {
-        ImportLimits limits = {.max_heap = j->o->mem_limit, .known = known.at, .nknown = known.n};
+        ImportLimits limits = job_limits(j->o);
+        limits.known = known.at;
+        limits.nknown = known.n;
         graph_free(j->g);
         onnx_file_free(j->file);
         j->file = NULL;

@@ -317,6 +317,7 @@ static bool loop(Train *t) {
                              "step %lld: every label is ignored: loss 0, nothing is updated",
                              (long long)t->step);
                 told = true;
+                job_say(&t->job);
             }
             if (t->step == 1 || t->step % r->train.log_every == 0 || t->step == r->schedule.steps ||
                 interrupted) {
@@ -348,17 +349,19 @@ static bool open_metrics(Train *t) {
 static void say_start(Train *t) {
     const Recipe *r = t->job.recipe;
     Job *j = &t->job;
+    int64_t memory = engine_memory(t->micro);
     if (j->o->quiet)
         return;
+    if (t->step >= r->schedule.steps) {
+        printf("nothing to do: the checkpoint is of step %lld\n", (long long)t->step);
+        return;
+    }
     printf("training %s: steps %lld to %lld, %lld tokens a step", j->o->model,
            (long long)t->step + 1, (long long)r->schedule.steps,
            (long long)(train_tokens_per_batch(t) * r->train.accumulate));
-    int64_t memory = engine_memory(t->micro);
     if (memory)
-        printf(", %.1f MiB planned", (double)memory / 1048576);
+        printf(", %.*f MiB planned", memory < 1 << 20 ? 3 : 1, (double)memory / 1048576);
     printf(" -> %s\n", j->o->out);
-    if (t->step >= r->schedule.steps)
-        printf("nothing to do: the checkpoint is of step %lld\n", (long long)t->step);
     fflush(stdout);
 }
 
@@ -368,6 +371,7 @@ static bool execute(Train *t) {
               (!j->o->resume || train_resume(t)) && open_metrics(t);
     if (!ok)
         return false;
+    job_say(j);
     say_start(t);
     watch_signals();
     ok = loop(t) && train_write_model(t);
@@ -396,6 +400,14 @@ static void train_free(Train *t) {
         close(t->lock);
 }
 
+/* The labels of a batch that every step repeats, before anything is made. */
+static bool check_batch(Train *t) {
+    const Tensor *labels =
+        t->tokens || !t->labels.name ? NULL : arrays_find(&t->job.data, t->labels.name);
+    int64_t counted;
+    return !labels || labels_check(&t->labels, labels, &counted, &t->job.data_diag);
+}
+
 int cmd_train(const Options *o) {
     Train t = {.lock = -1};
     bool stopped = false;
@@ -409,7 +421,7 @@ int cmd_train(const Options *o) {
         t.recipe_text = recipe_text(t.job.recipe);
         t.labels = label_rule(t.step_graph, t.job.recipe);
         ok = job_check_weights(&t.job, t.step_graph, true) &&
-             job_check_inputs(&t.job, t.step_graph) && execute(&t);
+             job_check_inputs(&t.job, t.step_graph) && check_batch(&t) && execute(&t);
     }
     train_free(&t);
     return job_end(&t.job, EXIT_OK);

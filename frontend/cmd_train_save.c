@@ -135,8 +135,10 @@ static bool same_recipe(Train *t, const char *then) {
         if (na > 0 && a[0] != ' ' && a[na - 1] == ':')
             snprintf(section, sizeof section, "%.*s", na - 1, a);
         if (!equal && !may_differ(section, b)) {
-            diag_error(d, EXIT_DATA, "the checkpoint was trained with '%.*s' of %s, not '%.*s'", na,
-                       a, section, nb, b);
+            int indent = a[0] == ' ' && b[0] == ' ' ? 2 : 0;
+            diag_error(d, EXIT_DATA, "the checkpoint was trained with %s%s%.*s, not %.*s",
+                       indent ? section : "", indent ? "." : "", na - indent, a + indent,
+                       nb - indent, b + indent);
             ok = false;
         }
         a += na + (a[na] == '\n');
@@ -147,7 +149,7 @@ static bool same_recipe(Train *t, const char *then) {
     return ok;
 }
 
-static bool put_tensor(Train *t, const EngineSlot *slot, const StgcCheckpoint *c) {
+static bool put_tensor(Train *t, EngineSlot *slot, const StgcCheckpoint *c) {
     const StgcCkptTensor *from = NULL;
     for (uint32_t i = 0; i < c->ntensors && !from; i++)
         if (!strcmp(c->tensors[i].name, slot->name))
@@ -160,6 +162,7 @@ static bool put_tensor(Train *t, const EngineSlot *slot, const StgcCheckpoint *c
                    from ? "has another type or shape" : "is missing");
         return false;
     }
+    engine_refresh(slot);
     if (from->bytes)
         memcpy(x->data, from->data, (size_t)from->bytes);
     return true;
@@ -199,11 +202,13 @@ bool train_resume(Train *t) {
     }
     StgcCheckpoint *c =
         stgc_checkpoint_newest(j->o->out, warning, sizeof warning, &status, error, sizeof error);
+    if (!c) {
+        save_fault(t, status, error);
+        diag_more(&j->out_diag, "no sound checkpoint is left there; start another folder with -o");
+        return false;
+    }
     if (*warning)
-        diag_warning(&j->out_diag, "%s%s", diag_safe(&j->out_diag, warning),
-                     c ? "; the one before is taken" : "");
-    if (!c)
-        return save_fault(t, status, error);
+        diag_warning(&j->out_diag, "%s; the one before is taken", diag_safe(&j->out_diag, warning));
     bool ok = take_up(t, c);
     stgc_checkpoint_free(c);
     return ok;
