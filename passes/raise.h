@@ -94,8 +94,9 @@ typedef struct Region {
     int layer;
     /* the dispatch, once made */
     Node *dispatch;
-    Value *row_te;      /* t*E + e of a row, -1 */
-    const char *copied; /* a parameter that experts shared: they have copies now */
+    Value *row_te; /* t*E + e of a row, -1 */
+    bool merged;   /* no parameter differs between branches: the exporter merged equal experts */
+    VEC(Value *) originals; /* parameters that were copied for their experts */
     /* memo: emitted views */
     struct Memo *memo;
     int nmemo, memo_cap;
@@ -164,6 +165,10 @@ typedef struct Weights {
 /* The matrices a view selects by expert; false (without a failure recorded) if it is not one matrix
  * per expert. */
 bool raise_weights(Region *r, const View *w, Weights *out);
+/* Is v, the same for all branches, a parameter that each expert should own? Where equal experts
+ * were merged; and where the value is constant over the tensor, as fresh biases and LoRA matrices
+ * are. */
+bool raise_owned(const Region *r, const Value *v);
 /* E values that differ as one stack [E, F…]: the stack they are slices of, or their concatenation.
  */
 Value *raise_stack(Region *r, const View *w);

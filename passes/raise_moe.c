@@ -134,15 +134,8 @@ static void remove_since(Graph *g, int first_node) {
 static void region_free(Region *r) {
     probe_free(r->probe);
     free(r->memo);
+    vec_free(&r->originals);
     arena_free(&r->arena);
-}
-
-/* Parameters whose only users were replaced by copies. */
-static void drop_unused_params(Graph *g) {
-    FOR_NODES_SAFE(n, g)
-    if (n->op == OP_PARAM && strchr(param_name(n->out[0]), '@') == NULL && n->out[0]->uses.n == 0 &&
-        !value_is_output(n->out[0]))
-        node_remove(n);
 }
 
 static void accept(Region *r, const Root *root, Value *now, double worst, const char *form,
@@ -152,16 +145,22 @@ static void accept(Region *r, const Root *root, Value *now, double worst, const 
     node_set_str(d, AT_SCHEMA, schema);
     node_set_float(d, AT_PROBE_ERROR, worst);
     value_replace(root->node->out[0], now);
-    if (r->copied) {
-        diag_note(
-            r->c->diag,
-            "experts of MoE layer %d shared \"%s\" and more; each has a copy of its own now, named "
-            "NAME@LAYER.EXPERT",
-            r->layer, diag_safe(r->c->diag, r->copied));
-    }
     graph_dce(r->g);
-    if (r->copied)
-        drop_unused_params(r->g);
+    if (!r->originals.n)
+        return;
+    diag_note(r->c->diag,
+              "experts of MoE layer %d shared \"%s\"%s; each has a copy of its own now, named "
+              "NAME@LAYER.EXPERT",
+              r->layer, diag_safe(r->c->diag, param_name(r->originals.at[0])),
+              r->originals.n > 1 ? " and more" : "");
+    for (int i = 0; i < r->originals.n; i++) {
+        Value *v = r->originals.at[i];
+        bool again = false;
+        for (int k = 0; k < i; k++)
+            again = again || r->originals.at[k] == v;
+        if (!again && !v->uses.n && !value_is_output(v))
+            node_remove(v->def);
+    }
 }
 
 static const char *form_name(const Region *r, const Root *root) {

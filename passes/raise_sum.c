@@ -336,6 +336,30 @@ static bool leaf_rows(const Region *r, const Leaf *l, unsigned *rows) {
     return false;
 }
 
+/* The same computation with other parameters, slices or rows: ops and shapes agree down to shared
+ * values. *own counts the parameters that differ, *fuel what may still be looked at. */
+static bool alike(const Region *r, const Value *a, const Value *b, int *own, int *fuel) {
+    if (a == b)
+        return true;
+    if (--*fuel < 0 || a->def->op != b->def->op || a->rank != b->rank ||
+        a->def->nin != b->def->nin || a->index != b->index)
+        return false;
+    for (int k = 0; k < a->rank; k++)
+        if (a->dims[k] >= 0 && b->dims[k] >= 0 && a->dims[k] != b->dims[k])
+            return false;
+    const int64_t *sa, *sb;
+    int na = node_ints(a->def, AT_STARTS, &sa), nb = node_ints(b->def, AT_STARTS, &sb);
+    bool weights = a->id < r->facts->n && r->facts->weight[a->id];
+    *own += a->def->op == OP_PARAM || (weights && na && nb && sa[0] != sb[0]) ||
+            (a->def->op == OP_GATHER && a->def->in[0] == b->def->in[0] &&
+             r->facts->weight[a->def->in[0]->id]);
+    for (int i = 0; i < a->def->nin; i++)
+        if ((a->def->in[i] == NULL) != (b->def->in[i] == NULL) ||
+            (a->def->in[i] && !alike(r, a->def->in[i], b->def->in[i], own, fuel)))
+            return false;
+    return true;
+}
+
 static Value *raise_sum(Region *r, Node *n, Value **base) {
     Leaves l = {0};
     int E = r->s->E;
@@ -363,8 +387,11 @@ static Value *raise_sum(Region *r, Node *n, Value **base) {
         ok = (w.map[e] = leaf_map(r, &l.at.at[i], e)) != NULL;
     }
     Rows y = {0};
-    if (ok)
+    int own = 0, fuel = 4000;
+    if (ok) {
+        r->merged = alike(r, w.v[0], w.v[1], &own, &fuel) && own == 0;
         y = raise_rows(r, &w);
+    }
     if (y.v && !y.uniform) {
         out = combine(r, y.v, n->out[0]);
         *base = NULL;
@@ -374,30 +401,6 @@ static Value *raise_sum(Region *r, Node *n, Value **base) {
     vec_free(&l.at);
     vec_free(&l.base);
     return out;
-}
-
-/* The same computation with other parameters, slices or rows: ops and shapes agree down to shared
- * values. *own counts the parameters that differ, *fuel what may still be looked at. */
-static bool alike(const Region *r, const Value *a, const Value *b, int *own, int *fuel) {
-    if (a == b)
-        return true;
-    if (--*fuel < 0 || a->def->op != b->def->op || a->rank != b->rank ||
-        a->def->nin != b->def->nin || a->index != b->index)
-        return false;
-    for (int k = 0; k < a->rank; k++)
-        if (a->dims[k] >= 0 && b->dims[k] >= 0 && a->dims[k] != b->dims[k])
-            return false;
-    const int64_t *sa, *sb;
-    int na = node_ints(a->def, AT_STARTS, &sa), nb = node_ints(b->def, AT_STARTS, &sb);
-    bool weights = a->id < r->facts->n && r->facts->weight[a->id];
-    *own += a->def->op == OP_PARAM || (weights && na && nb && sa[0] != sb[0]) ||
-            (a->def->op == OP_GATHER && a->def->in[0] == b->def->in[0] &&
-             r->facts->weight[a->def->in[0]->id]);
-    for (int i = 0; i < a->def->nin; i++)
-        if ((a->def->in[i] == NULL) != (b->def->in[i] == NULL) ||
-            (a->def->in[i] && !alike(r, a->def->in[i], b->def->in[i], own, fuel)))
-            return false;
-    return true;
 }
 
 bool raise_sum_contains(const Node *sum, const Node *part, int depth) {

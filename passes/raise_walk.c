@@ -556,6 +556,8 @@ static bool better_below(Region *r, const View *w, LeafKind kind, View *o) {
 
 Rows raise_rows(Region *r, const View *w) {
     int perm[MAX_RANK];
+    if (w->n > 1 && view_equal_all(w) && w->map[0]->n == 1 && raise_owned(r, w->v[0]))
+        return (Rows){.v = op_gather(&r->b, raise_stack(r, w), dispatch_out(r, 3), 0)};
     if (w->n > 1 && view_equal_all(w)) {
         for (int i = 1; i < w->n; i++)
             if (w->map[i]->n != w->map[0]->n)

@@ -134,6 +134,18 @@ static bool same_perm(const View *w) {
     return true;
 }
 
+bool raise_owned(const Region *r, const Value *v) {
+    while (v->def->op == OP_RESHAPE || v->def->op == OP_TRANSPOSE)
+        v = v->def->in[0];
+    const Attr *a = v->def->op == OP_PARAM ? node_attr(v->def, AT_VALUE) : NULL;
+    if (!a || r->merged)
+        return a != NULL;
+    for (int64_t i = 1, n = tensor_count(a->t); i < n; i++)
+        if (tensor_get_f(a->t, i) != tensor_get_f(a->t, 0))
+            return false;
+    return true;
+}
+
 /* An expert that shares its parameter with others gets a copy of its own: their gradients differ.
  */
 static void unshare(Region *r, Value **v, int n) {
@@ -147,7 +159,7 @@ static void unshare(Region *r, Value **v, int n) {
         const Attr *t = node_attr(original->def, AT_VALUE);
         if (!t)
             continue;
-        r->copied = param_name(original);
+        vec_push(&r->originals, original);
         for (int k = 0; k < n; k++)
             if (v[k] == original) {
                 Arena *a = &r->g->arena;
@@ -230,7 +242,7 @@ bool raise_weights(Region *r, const View *w, Weights *out) {
     if (w->n == 1)
         return weights_single(r, *w, false, out);
     if (view_equal_all(w))
-        return false;
+        return raise_owned(r, w->v[0]) && weights_branches(r, *w, false, out);
     for (int i = 0; i < w->n; i++)
         if (!is_weight(r, w->v[i]) && w->v[i]->def->op != OP_GATHER &&
             w->v[i]->def->op != OP_TRANSPOSE && w->v[i]->def->op != OP_RESHAPE)

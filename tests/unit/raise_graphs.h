@@ -12,6 +12,7 @@
 enum { T = 12, H = 6, I = 5, E = 4, K = 2 };
 
 typedef struct Layer {
+    bool merge; /* one parameter for all experts, as exporters make of equal weights */
     Graph *g;
     Builder b;
     Value *x, *z, *idx, *w; /* [T,H], [T,E], [T,K], [T,K] */
@@ -29,6 +30,9 @@ static Tensor *random_tensor(Graph *g, int rank, const int64_t *dims) {
 }
 
 static Value *weight(Layer *l, const char *name, int rank, const int64_t *dims) {
+    FOR_NODES(n, l->g)
+    if (l->merge && n->op == OP_PARAM && !strcmp(param_name(n->out[0]), name))
+        return n->out[0];
     return op_param(&l->b, name, PARAM_WEIGHT, random_tensor(l->g, rank, dims));
 }
 #define DIMS(...) ((int64_t[]){__VA_ARGS__})
@@ -115,7 +119,7 @@ static Value *expert(Layer *l, Value *x, int e, const char *tag) {
     char name[3][32];
     const char *what[] = {"gate", "up", "down"};
     for (int i = 0; i < 3; i++)
-        snprintf(name[i], sizeof name[i], "%s.%s.%d", tag, what[i], e);
+        snprintf(name[i], sizeof name[i], "%s.%s.%d", tag, what[i], l->merge ? 0 : e);
     Value *g = op_matmul(&l->b, x, weight(l, name[0], 2, DIMS(H, I)), false, false);
     Value *u = op_matmul(&l->b, x, weight(l, name[1], 2, DIMS(H, I)), false, false);
     return op_matmul(&l->b, swiglu(l, g, u), weight(l, name[2], 2, DIMS(I, H)), false, false);
@@ -142,8 +146,9 @@ static Layer form_b(int experts, const int *order, bool shared) {
 }
 
 /* A: `experts` branches over the tokens routed to each, written back with scatter_nd add. */
-static Layer form_a(int experts) {
+static Layer form_a(int experts, bool merge) {
     Layer l = layer_begin();
+    l.merge = merge;
     int64_t iota[E];
     for (int e = 0; e < E; e++)
         iota[e] = e;

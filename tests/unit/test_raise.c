@@ -136,14 +136,38 @@ static void test_b_shared(void **state) {
     expect_layer(form_b(E, NULL, true), "B", 3 * E, 3);
 }
 static void test_a(void **state) {
-    expect_layer(form_a(E), "A", 3 * E, 3);
+    expect_layer(form_a(E, false), "A", 3 * E, 3);
 }
+/* Equal experts in one initializer: each owns a copy named after it, and the merged one is gone. */
+static void test_a_merged(void **state) {
+    Layer l = form_a(E, true);
+    Arena a = {0};
+    Diag d = {0};
+    Raised r = raise_graph(l.g, &a, &d);
+    assert_int_equal(r.layers, 1);
+    assert_int_equal(r.layer.weights.n, 3 * E);
+    assert_true(r.error < 1e-12);
+    assert_int_equal(d.messages.n, 1);
+    assert_int_equal(d.messages.at[0].level, DIAG_NOTE);
+    bool copy = false;
+    FOR_NODES(n, l.g) {
+        if (n->op != OP_PARAM)
+            continue;
+        copy = copy || !strcmp(param_name(n->out[0]), "a.down.0@0.3");
+        assert_string_not_equal(param_name(n->out[0]), "a.down.0");
+    }
+    assert_true(copy);
+    diag_free(&d);
+    arena_free(&a);
+    graph_free(l.g);
+}
+
 static void test_h(void **state) {
     expect_layer(form_h(), "H", 2, 2);
 }
 
 static void test_a_missing(void **state) {
-    expect_none(form_a(E - 1), true, "3 of 4 experts");
+    expect_none(form_a(E - 1, false), true, "3 of 4 experts");
 }
 static void test_b_missing(void **state) {
     expect_none(form_b(E - 1, NULL, false), true, "3 of 4 experts");
@@ -194,6 +218,7 @@ int main(void) {
         cmocka_unit_test(test_b_shared),
         cmocka_unit_test(test_a),
         cmocka_unit_test(test_h),
+        cmocka_unit_test(test_a_merged),
         cmocka_unit_test(test_a_missing),
         cmocka_unit_test(test_b_missing),
         cmocka_unit_test(test_ensemble),
