@@ -42,6 +42,13 @@ const GemmIsa *cpu_isa(void) {
     return &gemm_generic;
 }
 
+/* So many columns that packed B of one chain takes half the second cache. */
+int64_t cpu_tile_columns(void) {
+    long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE); /* 0 where the system does not tell */
+    int64_t columns = bytes / 2 / (GEMM_KC * (int64_t)sizeof(float)) / 64 * 64;
+    return columns < 128 ? 128 : columns > GEMM_NT ? GEMM_NT : columns;
+}
+
 /* Copies the CPU's name from the system; "unknown CPU" where there is none. */
 static void model_name(char *text, size_t size) {
     snprintf(text, size, "unknown CPU");

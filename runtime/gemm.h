@@ -14,9 +14,7 @@
 
 enum {
     GEMM_KC = 512,  /* depth of one chain; part of the numbers, so the same for every CPU */
-    GEMM_KB = 1024, /* depth of B packed at a time; a multiple of GEMM_KC */
-    GEMM_NT = 256,  /* columns of a tile, what an epilogue sees at most: half as many where k
-                       exceeds GEMM_KC, so that packed B takes 512 KB of the second cache */
+    GEMM_NT = 512,  /* columns of a tile, what an epilogue sees, at most */
     GEMM_MB = 256,  /* rows of a tile buffer */
     GEMM_CHUNK = 9, /* strips of A packed at a time */
     GEMM_A_LD = GEMM_KC + 16 /* row distance of copied A: rows fall into different cache sets */
@@ -34,7 +32,8 @@ typedef struct GemmIsa {
     GemmKernel (*row)[2], (*panel)[2];
     /* dst[kk*nr + j] = src[kk + j*ld] for kk < kc, j < n; zeros for n <= j < nr. */
     void (*pack_b_transposed)(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst);
-    /* dst[kk*nr + j] = src[kk*ld + j]; zeros as above. */
+    /* Panel p, at dst + p*gemm_panel(kc, nr), holds columns [p*nr, (p+1)*nr) of B stored [kc][n]
+     * with row distance ld, as [kc][nr]; zeros beyond n. */
     void (*pack_b_copy)(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst);
     /* Strips of A stored [k, m]: panel s, at dst + s*gemm_panel(kc, mr), holds the rows of strip s
      * of `strips` (gemm_strip) as [kc][mr]. */
@@ -50,16 +49,17 @@ extern const GemmIsa gemm_avx512, gemm_avx2, gemm_generic;
 typedef struct GemmWork {
     float *a, *b;        /* packed operands */
     float *tile, *tile2; /* [GEMM_MB][GEMM_NT] each */
+    int64_t columns;     /* of a tile one chain deep: packed B takes half the second cache */
 } GemmWork;
 enum {
     GEMM_WORK_A = GEMM_CHUNK * 14 * GEMM_A_LD + 64,
-    GEMM_WORK_B = GEMM_KC * GEMM_NT,
+    GEMM_WORK_B = GEMM_KC * GEMM_NT + 64 * 16,
     GEMM_WORK_TILE = GEMM_MB * GEMM_NT,
     GEMM_WORK_FLOATS = GEMM_WORK_A + GEMM_WORK_B + 2 * GEMM_WORK_TILE
 };
 
-/* Distance of packed strips of A: not a multiple of 4096 bytes, so that writing to all of them in
- * turn stays in the first cache. */
+/* Distance of packed strips of A and panels of B: not a multiple of 4096 bytes, so that writing
+ * to all of them in turn stays in the first cache. */
 static inline int64_t gemm_panel(int64_t kc, int64_t mr) {
     return kc * mr + 16;
 }

@@ -78,11 +78,13 @@ static void pack_b_transposed(const float *src, int64_t ld, int64_t kc, int64_t 
 }
 
 static void pack_b_copy(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst) {
-    __m256i m0 = mask_of(n), m1 = mask_of(n - VL);
-    for (int64_t kk = 0; kk < kc; kk++) {
-        const float *from = src + kk * ld;
-        _mm256_storeu_ps(dst + kk * KERNEL_NR, _mm256_maskload_ps(from, m0));
-        _mm256_storeu_ps(dst + kk * KERNEL_NR + VL, _mm256_maskload_ps(from + VL, m1));
+    for (int64_t j = 0; j < n; j += KERNEL_NR, dst += gemm_panel(kc, KERNEL_NR)) {
+        __m256i m0 = mask_of(n - j), m1 = mask_of(n - j - VL);
+        for (int64_t kk = 0; kk < kc; kk++) {
+            const float *from = src + kk * ld + j;
+            _mm256_storeu_ps(dst + kk * KERNEL_NR, _mm256_maskload_ps(from, m0));
+            _mm256_storeu_ps(dst + kk * KERNEL_NR + VL, _mm256_maskload_ps(from + VL, m1));
+        }
     }
 }
 

@@ -93,11 +93,19 @@ static void pack_b_transposed(const float *src, int64_t ld, int64_t kc, int64_t 
 }
 
 static void pack_b_copy(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst) {
-    __mmask16 m0 = mask_of(n < VL ? n : VL), m1 = mask_of(n > VL ? n - VL : 0);
-    for (int64_t kk = 0; kk < kc; kk++) {
-        const float *from = src + kk * ld;
-        _mm512_storeu_ps(dst + kk * KERNEL_NR, _mm512_maskz_loadu_ps(m0, from));
-        _mm512_storeu_ps(dst + kk * KERNEL_NR + VL, _mm512_maskz_loadu_ps(m1, from + VL));
+    int64_t whole = n / KERNEL_NR, rest = n % KERNEL_NR, panel = gemm_panel(kc, KERNEL_NR);
+    __mmask16 m0 = mask_of(rest < VL ? rest : VL), m1 = mask_of(rest > VL ? rest - VL : 0);
+    for (int64_t kk = 0; kk < kc; kk++, src += ld, dst += KERNEL_NR) {
+        const float *from = src;
+        float *to = dst;
+        for (int64_t p = 0; p < whole; p++, from += KERNEL_NR, to += panel) {
+            _mm512_storeu_ps(to, _mm512_loadu_ps(from));
+            _mm512_storeu_ps(to + VL, _mm512_loadu_ps(from + VL));
+        }
+        if (rest > 0) {
+            _mm512_storeu_ps(to, _mm512_maskz_loadu_ps(m0, from));
+            _mm512_storeu_ps(to + VL, _mm512_maskz_loadu_ps(m1, from + VL));
+        }
     }
 }
 

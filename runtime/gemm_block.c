@@ -20,27 +20,34 @@ static int64_t at_most(int64_t a, int64_t b) {
 /* B[k0.., j0..] (kc x nt) -> panels of nr columns, each [kc][nr]. */
 static void pack_b_chain(const GemmIsa *isa, const GemmBlock *g, int64_t k0, int64_t kc, int64_t j0,
                          int64_t nt, float *dst) {
-    for (int64_t j = 0; j < nt; j += isa->nr, dst += kc * isa->nr) {
+    const float *src = g->b + k0 * g->b_row + j0 * g->b_col;
+    if (g->b_col == 1) {
+        isa->pack_b_copy(src, g->b_row, kc, nt, dst);
+        return;
+    }
+    for (int64_t j = 0; j < nt; j += isa->nr, dst += gemm_panel(kc, isa->nr)) {
         int64_t n = at_most(nt - j, isa->nr);
-        const float *src = g->b + k0 * g->b_row + (j0 + j) * g->b_col;
-        if (g->b_col == 1) {
-            isa->pack_b_copy(src, g->b_row, kc, n, dst);
-        } else if (g->b_row == 1) {
-            isa->pack_b_transposed(src, g->b_col, kc, n, dst);
-        } else {
-            for (int64_t kk = 0; kk < kc; kk++)
-                for (int64_t jj = 0; jj < isa->nr; jj++)
-                    dst[kk * isa->nr + jj] = jj < n ? src[kk * g->b_row + jj * g->b_col] : 0;
+        const float *from = src + j * g->b_col;
+        if (g->b_row == 1) {
+            isa->pack_b_transposed(from, g->b_col, kc, n, dst);
+            continue;
         }
+        for (int64_t kk = 0; kk < kc; kk++)
+            for (int64_t jj = 0; jj < isa->nr; jj++)
+                dst[kk * isa->nr + jj] = jj < n ? from[kk * g->b_row + jj * g->b_col] : 0;
     }
 }
 
-/* B[k0.., j0..] (kb x nt) -> one block of panels for each GEMM_KC values of k. */
+/* Distance of the packed chains of a tile. */
+static int64_t chain_distance(const GemmIsa *isa, int64_t nt) {
+    return (nt + isa->nr - 1) / isa->nr * gemm_panel(GEMM_KC, isa->nr);
+}
+
+/* B[k0.., j0..] (kb x nt) -> one block of panels for each chain. */
 static void pack_b(const GemmIsa *isa, const GemmBlock *g, int64_t k0, int64_t kb, int64_t j0,
                    int64_t nt, float *dst) {
-    int64_t width = (nt + isa->nr - 1) / isa->nr * isa->nr;
-    for (int64_t k = 0; k < kb; k += GEMM_KC)
-        pack_b_chain(isa, g, k0 + k, at_most(kb - k, GEMM_KC), j0, nt, dst + k * width);
+    for (int64_t k = 0; k < kb; k += GEMM_KC, dst += chain_distance(isa, nt))
+        pack_b_chain(isa, g, k0 + k, at_most(kb - k, GEMM_KC), j0, nt, dst);
 }
 
 /* How the kernels read A of this block. */
@@ -123,13 +130,12 @@ static void fetch_a(const GemmBlock *g, int64_t i0, int64_t rows, int64_t k0, in
 static void strip_chain(Tile *t, GemmKernel *kernel, const float *a, int64_t rs, int64_t k,
                         int64_t kc, float *c) {
     const GemmIsa *isa = t->isa;
-    int64_t width = (t->nt + isa->nr - 1) / isa->nr * isa->nr;
-    const float *b = t->work->b + k * width;
+    const float *b = t->work->b + k / GEMM_KC * chain_distance(isa, t->nt);
     bool add = t->k0 + k > 0 || t->g->accumulate;
-    for (int64_t j = 0; j < t->nt; j += isa->nr) {
+    for (int64_t j = 0; j < t->nt; j += isa->nr, b += gemm_panel(kc, isa->nr)) {
         int64_t n = at_most(t->nt - j, isa->nr);
         fetch_b(t);
-        kernel[n > isa->vl](kc, a, rs, b + j * kc, c + j, t->ldc, n, add);
+        kernel[n > isa->vl](kc, a, rs, b, c + j, t->ldc, n, add);
     }
 }
 
@@ -191,25 +197,29 @@ static void tile_by_panels(Tile *t) {
 }
 
 void gemm_block(const GemmIsa *isa, const GemmWork *w, const GemmBlock *g) {
-    bool once = g->k <= GEMM_KB; /* B of a tile fits whole */
-    int64_t columns = g->k <= GEMM_KC ? GEMM_NT : GEMM_NT / 2;
-    int64_t chunk = g->c || once ? g->m : GEMM_MB;
+    AForm form = a_form(g);
+    /* Rows of A are cheap to read again for every tile: prefer B whole. Panels are not: prefer
+     * wide tiles. */
+    bool deep = form != A_PANELS && g->k > GEMM_KC;
+    int64_t columns = deep ? w->columns / 2 : w->columns, depth = deep ? 2 * GEMM_KC : GEMM_KC;
+    bool once = g->k <= depth; /* a tile needs one round */
+    int64_t chunk = g->c || (once && form != A_PANELS) ? g->m : GEMM_MB;
     for (int64_t i0 = 0; i0 < g->m; i0 += chunk) {
         for (int64_t j0 = 0; j0 < g->n; j0 += columns) {
-            Tile t = {.isa = isa, .work = w, .g = g, .form = a_form(g), .i0 = i0, .j0 = j0};
+            Tile t = {.isa = isa, .work = w, .g = g, .form = form, .i0 = i0, .j0 = j0};
             t.i1 = at_most(g->m, i0 + chunk);
             t.nt = at_most(g->n - j0, columns);
             t.c = g->c ? g->c + i0 * g->ldc + j0 : once ? NULL : w->tile;
             t.ldc = g->c ? g->ldc : GEMM_NT;
             t.next_j = j0 + columns < g->n ? j0 + columns : j0;
             do { /* also once for k = 0, which gives zeros and the epilogue */
-                t.kb = at_most(g->k - t.k0, GEMM_KB);
+                t.kb = at_most(g->k - t.k0, depth);
                 t.last = t.k0 + t.kb >= g->k;
                 t.part = 0;
                 t.parts = ((t.i1 - i0) / isa->mr + 1 + GEMM_CHUNK) * (t.nt / isa->nr + 1) *
                           (t.kb / GEMM_KC + 1);
                 pack_b(isa, g, t.k0, t.kb, j0, t.nt, w->b);
-                if (t.form == A_PANELS)
+                if (form == A_PANELS)
                     tile_by_panels(&t);
                 else
                     tile_by_rows(&t);

@@ -43,9 +43,10 @@ static void pack_b_transposed(const float *src, int64_t ld, int64_t kc, int64_t 
 }
 
 static void pack_b_copy(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst) {
-    for (int64_t kk = 0; kk < kc; kk++)
-        for (int64_t j = 0; j < KERNEL_NR; j++)
-            dst[kk * KERNEL_NR + j] = j < n ? src[kk * ld + j] : 0;
+    for (int64_t j = 0; j < n; j += KERNEL_NR, dst += gemm_panel(kc, KERNEL_NR))
+        for (int64_t kk = 0; kk < kc; kk++)
+            for (int64_t jj = 0; jj < KERNEL_NR; jj++)
+                dst[kk * KERNEL_NR + jj] = j + jj < n ? src[kk * ld + j + jj] : 0;
 }
 
 static void pack_a_panels(const float *src, int64_t ld, int64_t kc, int64_t m, int64_t strips,

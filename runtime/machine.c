@@ -33,6 +33,7 @@ static bool make_buffers(Machine *m) {
             .tile = p + GEMM_WORK_B,
             .tile2 = p + GEMM_WORK_B + GEMM_WORK_TILE,
             .a = p + GEMM_WORK_B + 2 * GEMM_WORK_TILE,
+            .columns = cpu_tile_columns(),
         };
     }
     return true;

@@ -40,6 +40,7 @@ int pool_thread(const Pool *pool); /* the running thread: 0 is the caller of poo
 /* cpu.c */
 int cpu_count(void); /* CPUs this process may run on */
 const GemmIsa *cpu_isa(void);
+int64_t cpu_tile_columns(void); /* for GemmWork */
 void cpu_describe(const Machine *machine, char *text, int64_t size);
 
 /* gemm.c, token_dot.c: the services of step.h. */
