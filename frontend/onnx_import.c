@@ -237,14 +237,16 @@ static void import_function(OpCall *c, const FunctionInfo *info) {
 
 /* ---- subgraphs ---- */
 
-void import_subgraph(OpCall *c, const Onnx__GraphProto *g, Binding *out, int nout) {
+void import_subgraph(OpCall *c, const Onnx__GraphProto *g, const char *turn, const Binding *in, int nin, Binding *out,
+                     int nout) {
     Import *im = c->im;
-    if (g->n_output != (size_t)nout)
-        call_fail(c, "a branch has %zu outputs; the node has %d", g->n_output, nout);
-    if (g->n_input)
-        call_fail(c, "a branch takes %zu inputs; expected none", g->n_input);
+    if (g->n_output != (size_t)nout || g->n_input != (size_t)nin)
+        call_fail(c, "the subgraph takes %zu inputs and gives %zu outputs; expected %d and %d", g->n_input, g->n_output, nin,
+                  nout);
     Scope scope = {.parent = c->scope,
-                   .prefix = arena_printf(&im->scratch, "%s%s/", c->scope->prefix, node_label(c->node))};
+                   .prefix = arena_printf(&im->scratch, "%s%s%s/", c->scope->prefix, node_label(c->node), turn)};
+    for (int i = 0; i < nin; i++)
+        *scope_bind(im, &scope, g->input[i]->name, NULL) = in[i];
     for (size_t i = 0; i < g->n_initializer; i++)
         import_initializer(im, g->initializer[i], &scope);
     import_nodes(im, g->node, g->n_node, &scope, c->frame);
@@ -332,6 +334,12 @@ static bool read_node(OpCall *c) {
 static void import_nodes(Import *im, Onnx__NodeProto **nodes, size_t n, Scope *scope, const Frame *frame) {
     enum { MAX_REPORTS = 50 };
     for (size_t i = 0; i < n && im->d->errors < MAX_REPORTS; i++) {
+        if (im->read++ == onnx_max_nodes(im->limits)) /* loops taken apart count too */
+            diag_error(im->d, EXIT_RESOURCE, "functions and loops give more than %lld nodes (--max-nodes raises it)",
+                       (long long)onnx_max_nodes(im->limits));
+        if (im->read > onnx_max_nodes(im->limits)) {
+            return;
+        }
         OpCall c = {.im = im, .node = nodes[i], .frame = frame, .scope = scope};
         if (read_node(&c))
             continue;

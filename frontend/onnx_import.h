@@ -82,7 +82,7 @@ typedef struct Import {
     VEC(Partial *) partial;  /* by value id */
     VEC(Value *) shape_of;   /* by value id: its SHAPE node's result */
     VEC(Tensor *) evaluated; /* by value id: constants computed on demand */
-    int moe_layers;
+    int64_t read; /* nodes so far */
 } Import;
 
 struct OpRow;
@@ -139,8 +139,10 @@ FunctionInfo *function_find(const Import *im, const Onnx__NodeProto *n);
 const char *node_label(const Onnx__NodeProto *n);
 
 /* ---- onnx_import.c ---- */
-/* Reads a subgraph in a scope of its own, in line; `out` gets its outputs. Leaves c by call_fail on a fault. */
-void import_subgraph(OpCall *c, const Onnx__GraphProto *g, Binding *out, int nout);
+/* Reads a subgraph in a scope of its own, in line, its inputs bound to `in`; `out` gets its outputs. `turn` tells one
+ * reading from another in names ("" or "3"). Leaves c by call_fail or call_skip on a fault. */
+void import_subgraph(OpCall *c, const Onnx__GraphProto *g, const char *turn, const Binding *in, int nin, Binding *out,
+                     int nout);
 
 /* ---- faults ---- */
 NORETURN void call_fail(OpCall *c, const char *fmt, ...) PRINTF_LIKE(2, 3);

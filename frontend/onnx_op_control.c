@@ -22,9 +22,9 @@ void read_if(OpCall *c) {
     const Tensor *known = em_known(c, cond);
     Binding *a = ARENA_ARRAY(&c->im->scratch, Binding, c->nout + 1), *b = ARENA_ARRAY(&c->im->scratch, Binding, c->nout + 1);
     if (!known || tensor_get_i(known, 0))
-        import_subgraph(c, then_g, a, c->nout);
+        import_subgraph(c, then_g, "", NULL, 0, a, c->nout);
     if (!known || !tensor_get_i(known, 0))
-        import_subgraph(c, else_g, b, c->nout);
+        import_subgraph(c, else_g, "", NULL, 0, b, c->nout);
     if (!known && cond->rank != 0)
         cond = em_reshape(c, cond, 0, NULL);
     for (int i = 0; i < c->nout; i++) {

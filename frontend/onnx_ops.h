@@ -43,6 +43,8 @@ OpReader read_einsum;
 /* onnx_op_control.c */
 OpReader read_if, read_split_to_sequence, read_sequence_at, read_sequence_construct, read_sequence_length,
     read_concat_from_sequence, read_sequence_insert;
+/* onnx_op_loop.c */
+OpReader read_loop, read_scan, read_scan_batched;
 /* onnx_op_training.c */
 OpReader read_optimizer;
 enum { OPTIM_ADAGRAD, OPTIM_ADAM, OPTIM_MOMENTUM };

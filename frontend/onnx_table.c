@@ -195,6 +195,11 @@ const OpRow op_rows[] = {
        "swiglu_limit:float activation_alpha:float activation_beta:float"),
     /* control flow and sequences */
     ONNX("If", 1, 1, 1, 1, -1, read_if, 0, "then_branch:graph! else_branch:graph!"),
+    ONNX("Loop", 1, 0, -1, 1, -1, read_loop, 0, "body:graph!"),
+    {"", "Scan", 8, 8, 0, -1, 1, -1, read_scan_batched, 0, "body:graph! num_scan_inputs:int! directions:ints"},
+    ONNX("Scan", 9, 1, -1, 1, -1, read_scan, 0,
+         "body:graph! num_scan_inputs:int! scan_input_axes:ints scan_input_directions:ints scan_output_axes:ints "
+         "scan_output_directions:ints"),
     ONNX("SplitToSequence", 11, 1, 2, 1, 1, read_split_to_sequence, 0, "axis:int keepdims:int"),
     ONNX("SequenceConstruct", 11, 1, -1, 1, 1, read_sequence_construct, 0, ""),
     ONNX("SequenceAt", 11, 2, 2, 1, 1, read_sequence_at, 0, ""),
