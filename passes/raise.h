@@ -44,6 +44,12 @@ typedef struct Routing {
     int32_t *slot; /* [T*E]: k with idx[t,k] = e, or -1 */
 } Routing;
 
+typedef struct ProbeRows {    /* of a product of the region: which token its rows are for */
+    const struct RowMap *map; /* NULL: not known */
+    unsigned axes;
+    bool clash;
+} ProbeRows;
+
 typedef struct Probe {
     const Selection *s;
     const Facts *facts;
@@ -52,8 +58,10 @@ typedef struct Probe {
     Diag diag;
     Eval ev;
     uint64_t rng;
-    double scale;      /* of random activations */
-    const Node *stuck; /* where a value could not be had */
+    double scale;       /* of random activations */
+    const char *wanted; /* by token: products are computed for these only; NULL: for all */
+    ProbeRows *rows;    /* by value id, with `wanted` */
+    const Node *stuck;  /* where a value could not be had */
 } Probe;
 /* SPREAD: every expert is hit where T*K allows, the rest random. ONE: slot 0 is expert `which` for
  * all tokens. */
@@ -64,6 +72,9 @@ Probe *probe_new(Graph *g, const Selection *s, const Facts *f, RouteKind kind, i
  * says where. */
 const RTensor *probe_value(Probe *p, Value *v);
 void probe_free(Probe *p);
+/* Computes a product of the region or its replacement in a cheaper way than the evaluator
+ * (raise_product.c). False: none. */
+bool probe_product(Probe *p, Node *n, RTensor **out);
 
 /* ---- rows: which (token, slot, expert) the rows of a value stand for (raise_view.c) ---- */
 enum { ROW_VARIES = -1, ROW_FREE = -2 };
@@ -110,6 +121,12 @@ typedef struct Region {
     char *why;
     const Node *where;
 } Region;
+
+/* From here on p, which has the routing of the region's maps, computes products for about `tokens`
+ * tokens only. */
+void probe_sample(Probe *p, Region *r, int64_t tokens);
+void raise_each_view(Region *r, Probe *p); /* probe_view of every view walked */
+void probe_view(Probe *p, const View *w);
 
 /* Records the first reason; returns NULL. */
 void *raise_fail(Region *r, const Node *at, const char *fmt, ...) PRINTF_LIKE(3, 4);

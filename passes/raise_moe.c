@@ -31,15 +31,20 @@
 
 /* ---- probing ---- */
 
+#define RAISE_SEED 7 /* of the routing that all maps are about */
 #define PROBE_TOLERANCE 1e-9
-#define PROBE_BUDGET ((int64_t)4 << 30) /* multiply-adds for one layer */
+#define PROBE_BUDGET ((int64_t)1 << 30) /* multiply-adds for one layer */
+#define PROBE_SAMPLE 64 /* tokens, where not even one whole probe is within the budget */
 
-/* Largest difference relative to the largest value; NaN counts as infinite. */
-static double difference(const RTensor *a, const RTensor *b) {
+/* Largest difference relative to the largest value, over wanted tokens; NaN counts as infinite. */
+static double difference(const Probe *p, const RTensor *a, const RTensor *b) {
     double most = 0, size = 1e-30;
     if (!a || !b || a->count != b->count)
         return INFINITY;
+    int64_t width = a->count / p->s->T;
     for (int64_t i = 0; i < a->count; i++) {
+        if (p->wanted && !p->wanted[i / width])
+            continue;
         double d = fabs(a->f[i] - b->f[i]);
         if (!(d <= most))
             most = isnan(d) ? INFINITY : d;
@@ -49,9 +54,10 @@ static double difference(const RTensor *a, const RTensor *b) {
     return most / size;
 }
 
-/* Multiply-adds of one evaluation of the raised rows; 0: no expert has a matrix of its own. */
+/* Multiply-adds of the raised rows; *products counts them: 0 if no expert has a matrix of its own.
+ */
 static int64_t raised_cost(const Region *r, int first_node, int *products) {
-    int64_t cost = 0;
+    int64_t cost = 1;
     *products = 0;
     for (const Node *n = r->b.before->prev; n && n->id >= first_node; n = n->prev)
         if (n->op == OP_GROUPED_MATMUL) {
@@ -61,57 +67,71 @@ static int64_t raised_cost(const Region *r, int first_node, int *products) {
     return cost;
 }
 
+/* An expert is a layer of its own: a table of rows, or one product, is something else. */
+static bool is_layer(Region *r, const Node *at, int products) {
+    if (!products)
+        raise_fail(r, at,
+                   "rows are chosen from a table here, but no expert has a matrix of its own");
+    else if (products < 2)
+        raise_fail(r, at, "an expert is a single product here, not a layer of its own");
+    return products >= 2;
+}
+
+/* One comparison; false with the reason. */
+static bool probe_agrees(Region *r, Probe *p, Value *was, Value *now, double *worst) {
+    const RTensor *a = probe_value(p, was), *b = probe_value(p, now);
+    double d = difference(p, a, b);
+    const char *said = p->diag.messages.n ? p->diag.messages.at[0].text : "";
+    if (p->stuck)
+        raise_fail(r, p->stuck, "the region cannot be evaluated on synthetic routing: %s", said);
+    else if ((r->disagrees = !(d <= PROBE_TOLERANCE)))
+        raise_fail(r, was->def,
+                   "probing disagrees: region and experts differ by %.2g (allowed %.0e)", d,
+                   PROBE_TOLERANCE);
+    if (!(d <= *worst))
+        *worst = d;
+    return !p->stuck && !r->disagrees;
+}
+
+/* Spread reaches every expert; the large scales reach clamps; one and edge leave experts empty and
+ * find capacity. */
 typedef struct ProbePlan {
     RouteKind kind;
     int which;
+    uint64_t seed;
     double scale;
 } ProbePlan;
 
 /* True if region and replacement agree everywhere; *worst is the largest difference seen. */
-static bool probes_agree(Region *r, Value *was, Value *now, int first_node, double *worst) {
+static bool probes_agree(Region *r, const Root *root, Value *now, int first_node, double *worst) {
     const Selection *s = r->s;
-    /* Spread reaches every expert; the large scale reaches clamps; one and edge leave experts empty
-     * and find capacity. */
-    ProbePlan plan[] = {{ROUTE_SPREAD, 0, 1},
-                        {ROUTE_ONE, s->E - 1, 8},
-                        {ROUTE_SPREAD, 0, 30},
-                        {ROUTE_EDGE, s->E / 2, 1}};
+    ProbePlan plan[] = {{ROUTE_SPREAD, 0, RAISE_SEED, 1},
+                        {ROUTE_ONE, s->E - 1, 1000, 8},
+                        {ROUTE_SPREAD, 0, 1001, 30},
+                        {ROUTE_EDGE, s->E / 2, 1002, 1}};
     int products;
-    int64_t budget = r->c->probe_budget ? r->c->probe_budget : PROBE_BUDGET,
-            cost = raised_cost(r, first_node, &products);
-    int64_t rounds = budget / (cost ? cost : 1), n = rounds < 1                ? 1
-                                                     : rounds > COUNT_OF(plan) ? COUNT_OF(plan)
-                                                                               : rounds;
+    int64_t budget = r->c->probe_budget ? r->c->probe_budget : PROBE_BUDGET;
+    int64_t cost = raised_cost(r, first_node, &products);
+    bool dense = root->leaves > 0 ? !r->listed : !r->batched && !r->sorted;
+    if (dense) /* the region computes every expert for every token */
+        cost *= s->E / s->K;
     *worst = 0;
-    if (!cost)
-        return raise_fail(
-                   r, was->def,
-                   "rows are chosen from a table here, but no expert has a matrix of its own") !=
-               NULL;
-    for (int i = 0; i < n; i++) {
+    if (!is_layer(r, root->node, products))
+        return false;
+    int64_t n = budget / cost;
+    bool ok = true;
+    for (int i = 0; i < COUNT_OF(plan) && ok && (i == 0 || i < n); i++) {
         /* A file that takes apart the list of experts that were hit runs only when all are. */
         if (r->data_expert && plan[i].kind != ROUTE_SPREAD)
             continue;
-        Probe *p = probe_new(r->g, s, r->facts, plan[i].kind, plan[i].which, 1000 + (uint64_t)i);
-        p->scale = plan[i].scale;
-        const RTensor *a = probe_value(p, was), *b = probe_value(p, now);
-        const Node *stuck = p->stuck;
-        double d = difference(a, b);
-        const char *said = p->diag.messages.n ? p->diag.messages.at[0].text : "";
-        if (stuck)
-            raise_fail(r, stuck, "the region cannot be evaluated on synthetic routing: %s", said);
-        else if ((r->disagrees = !(d <= PROBE_TOLERANCE)))
-            raise_fail(r, was->def,
-                       "probing disagrees: region and experts differ by %.2g (allowed %.0e)", d,
-                       PROBE_TOLERANCE);
+        Probe *p = probe_new(r->g, s, r->facts, plan[i].kind, plan[i].which, plan[i].seed);
+        p->scale = n < 2 ? 8 : plan[i].scale;
+        if (n < 1)
+            probe_sample(p, r, PROBE_SAMPLE);
+        ok = probe_agrees(r, p, root->node->out[0], now, worst);
         probe_free(p);
-        if (stuck || !(d <= PROBE_TOLERANCE)) {
-            *worst = d;
-            return false;
-        }
-        *worst = d > *worst ? d : *worst;
     }
-    return true;
+    return ok;
 }
 
 /* ---- one layer ---- */
@@ -177,7 +197,7 @@ static bool try_root(Compile *c, Selection *s, Facts *f, const Root *root, bool 
     int first_node = c->g->next_node;
     Region r = {
         .c = c, .g = c->g, .s = s, .facts = f, .layer = layer, .b = builder_before(root->node)};
-    r.probe = probe_new(c->g, s, f, ROUTE_SPREAD, 0, 7);
+    r.probe = probe_new(c->g, s, f, ROUTE_SPREAD, 0, RAISE_SEED);
     Value *base, *y = raise_root(&r, root, second, &base);
     double worst = 0;
     bool looked = y != NULL, ok = false;
@@ -186,7 +206,7 @@ static bool try_root(Compile *c, Selection *s, Facts *f, const Root *root, bool 
             raise_schema(&r, y->def->op == OP_RESHAPE ? y->def->in[0]->def->in[0] : y->def->in[0]);
         if (base)
             y = op_binary(&r.b, OP_ADD, base, y);
-        ok = probes_agree(&r, root->node->out[0], y, first_node, &worst);
+        ok = probes_agree(&r, root, y, first_node, &worst);
         if (ok)
             accept(&r, root, y, worst, form_name(&r, root), schema);
     }

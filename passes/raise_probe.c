@@ -106,6 +106,7 @@ void probe_free(Probe *p) {
     if (!p)
         return;
     free(p->ev.values);
+    free(p->rows);
     diag_free(&p->diag);
     arena_free(&p->arena);
     free(p);
@@ -134,47 +135,6 @@ static bool cut_here(const Probe *p, const Value *v) {
     return f->before[v->id] && (!f->scored[v->id] || logits);
 }
 
-/* The stack of weights of a gather that picks one matrix per row for a product; NULL if n is no
- * such product on side j. */
-static Node *picked_matrices(const Probe *p, const Node *n, int j) {
-    Node *g = n->in[j]->def;
-    if (n->op != OP_MATMUL || g->op != OP_GATHER || g->out[0]->uses.n != 1 ||
-        node_int(g, AT_AXIS, 0) != 0)
-        return NULL;
-    const Value *w = g->in[0], *x = n->in[1 - j];
-    bool fits = w->id < p->facts->n && p->facts->weight[w->id] && w->rank == 3 &&
-                g->in[1]->rank == 1 && x->rank == 3 && !node_int(n, AT_TRANS_A, 0) &&
-                !node_int(n, AT_TRANS_B, 0) && value_known(n->out[0]) && n->out[0]->rank == 3 &&
-                x->dims[0] == n->out[0]->dims[0];
-    return fits ? g : NULL;
-}
-
-/* y[s] = W[idx[s]] x[s] (or x[s] W[idx[s]]) without the gathered matrices, which for real batches
- * are many gigabytes. */
-static RTensor *multiply_picked(Probe *p, Node *n, int j, Node *g) {
-    const RTensor *w = probe_value(p, g->in[0]), *idx = probe_value(p, g->in[1]),
-                  *x = probe_value(p, n->in[1 - j]);
-    if (!w || !idx || !x)
-        return NULL;
-    const int64_t *d = n->out[0]->dims;
-    int64_t M = d[1], N = d[2], K = w->dims[j == 0 ? 2 : 1];
-    RTensor *y = rtensor_new(&p->arena, n->out[0]->dtype, 3, d);
-    for (int64_t s = 0; s < d[0]; s++) {
-        int64_t e = idx->i[s] < 0 ? idx->i[s] + w->dims[0] : idx->i[s];
-        if (e < 0 || e >= w->dims[0])
-            return NULL;
-        const double *m = w->f + e * w->dims[1] * w->dims[2],
-                     *v = x->f + s * x->dims[1] * x->dims[2];
-        const double *a = j == 0 ? m : v, *b = j == 0 ? v : m;
-        double *c = y->f + s * M * N;
-        for (int64_t i = 0; i < M; i++)
-            for (int64_t k = 0; k < K; k++)
-                for (int64_t o = 0; o < N; o++)
-                    c[i * N + o] += a[i * K + k] * b[k * N + o];
-    }
-    return y;
-}
-
 const RTensor *probe_value(Probe *p, Value *v) {
     RTensor **slot = &p->ev.values[v->id];
     if (*slot)
@@ -195,15 +155,8 @@ const RTensor *probe_value(Probe *p, Value *v) {
         Node *n = v->def;
         if (p->stuck)
             return NULL;
-        Node *picked = n->op == OP_MATMUL ? picked_matrices(p, n, 0) : NULL;
-        int side = picked ? 0 : 1;
-        if (!picked && n->op == OP_MATMUL)
-            picked = picked_matrices(p, n, 1);
-        if (picked) {
-            if (!(*slot = multiply_picked(p, n, side, picked)) && !p->stuck)
-                p->stuck = n;
-            return p->ev.values[v->id];
-        }
+        if (probe_product(p, n, slot))
+            return *slot;
         for (int i = 0; i < n->nin; i++)
             if (n->in[i] && !probe_value(p, n->in[i]))
                 return NULL;

@@ -93,14 +93,15 @@ static Layer form_d(void) {
     return l;
 }
 
-/* E: every expert on every token, stacked; gates scattered to [T,E]; biases; interleaved halves. */
-static Layer form_e(void) {
+/* E: every expert on every token, stacked; gates scattered to [T,E]; biases; interleaved halves.
+ * `unchosen`: the gate of experts that were not chosen. */
+static Layer form_e_floor(double unchosen) {
     Layer l = layer_begin();
     Value *gu = weight(&l, "gate_up", 3, DIMS(E, H, 2 * I)),
           *dn = weight(&l, "down", 3, DIMS(E, I, H));
     Value *bias = weight(&l, "gate_up_bias", 3, DIMS(E, 1, 2 * I)),
           *db = weight(&l, "down_bias", 2, DIMS(E, H));
-    Value *zeros = op_full(&l.b, DT_F32, 0, 2, DIMS(T, E));
+    Value *zeros = op_full(&l.b, DT_F32, unchosen, 2, DIMS(T, E));
     Attr axis = {.key = AT_AXIS, .i = 1};
     Value *gates =
         op_node(&l.b, OP_SCATTER_ELEMENTS, (Value *[]){zeros, l.idx, l.w}, 3, &axis, 1)->out[0];
@@ -113,6 +114,10 @@ static Layer form_e(void) {
     layer_end(&l,
               op_reduce(&l.b, OP_REDUCE_SUM, op_binary(&l.b, OP_MUL, o, gt), DIMS(0), 1, false));
     return l;
+}
+
+static Layer form_e(void) {
+    return form_e_floor(0);
 }
 
 static Value *expert(Layer *l, Value *x, int e, const char *tag) {

@@ -103,6 +103,8 @@ static bool raise_case(const char *dir, Outcome *out, bool talk, const char *dum
     }
     ok = ok && graph_infer(g, &d);
     Compile c = {.g = g, .diag = &d, .allow_unraised = true};
+    if (getenv("PROBE_BUDGET"))
+        c.probe_budget = atoll(getenv("PROBE_BUDGET"));
     double before = NAN;
     if (ok && has && talk)
         before = logits_error(g, &batch, dir);
