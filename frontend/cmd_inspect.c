@@ -217,11 +217,12 @@ static bool inspect(Job *j) {
     bool ok = passes_run(&c, &stopped);
     if (ok)
         moe_layers(c.g, &layers);
-    if (ok && j->o->json)
+    bool show = ok && !stopped;
+    if (show && j->o->json)
         print_json(&c, &layers);
-    else if (ok)
+    else if (show)
         print_table(j, &c, &layers, free_sizes && !j->o->dims.n && !j->o->data);
-    if (ok && !layers.n && j->o->require_moe) {
+    if (ok && !stopped && !layers.n && j->o->require_moe) {
         diag_error(&j->model_diag, EXIT_MODEL, "no MoE layer found: %s",
                    c.not_raised.n ? c.not_raised.at[0].why
                                   : "nothing resembles a router with experts");
