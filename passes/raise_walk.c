@@ -173,86 +173,109 @@ static View reduced_operand(Region *r, const View *w, unsigned *reduced) {
     return o;
 }
 
-/* Sum over the K slots of w * (idx == e): the weight of the one slot that holds e. Found by what
- * the mask is, not by how it is spelled. */
-static Rows rows_masked_sum(Region *r, const View *w, const View *o, int axis) {
-    const Selection *s = r->s;
-    const Node *m = o->v[0]->def;
+/* ---- the sum over the K slots of w * (idx == e): the weight of the one slot that holds e ---- */
+
+static Node *below_casts(Value *v) {
+    while (v->def->op == OP_CAST)
+        v = v->def->in[0];
+    return v->def;
+}
+
+static bool is_comparison(const Region *r, const Value *v) {
+    while (v->def->op == OP_CAST || v->def->op == OP_RESHAPE)
+        v = v->def->in[0];
+    return v->def->op == OP_EQ && fact(r, r->facts->chosen, v);
+}
+
+static bool is_zero_scalar(const Value *v) {
+    return value_is_const(v) && value_count(v) == 1 && tensor_get_f(value_const(v), 0) == 0;
+}
+
+/* The factors of mul(weight, mask), or of where(mask, weight, 0), in all branches. */
+static bool mask_and_weight(const Region *r, const View *o, Value **mask, Value **weight) {
     int at = -1;
-    while (m->op == OP_CAST)
-        m = m->in[0]->def;
-    if (m->op != OP_MUL && m->op != OP_WHERE)
-        return failed;
-    Value **mask = ARENA_ARRAY(&r->arena, Value *, w->n),
-          **weight = ARENA_ARRAY(&r->arena, Value *, w->n);
-    for (int i = 0; i < w->n; i++) {
-        Node *b = o->v[i]->def;
-        while (b->op == OP_CAST)
-            b = b->in[0]->def;
-        if (b->op != m->op)
-            return failed;
-        for (int j = 0; i == 0 && b->op == OP_MUL && j < 2; j++) {
-            const Value *c = b->in[j];
-            while (c->def->op == OP_CAST || c->def->op == OP_RESHAPE)
-                c = c->def->in[0];
-            if (c->def->op == OP_EQ && fact(r, r->facts->chosen, c))
+    for (int i = 0; i < o->n; i++) {
+        const Node *b = below_casts(o->v[i]);
+        if (b->op != below_casts(o->v[0])->op || (b->op != OP_MUL && b->op != OP_WHERE))
+            return false;
+        for (int j = 0; i == 0 && b->op == OP_MUL && j < 2; j++)
+            if (is_comparison(r, b->in[j]))
                 at = j;
-        }
         if (b->op == OP_WHERE)
-            at = 0;
+            at = is_zero_scalar(b->in[2]) ? 0 : -1;
         if (at < 0)
-            return failed;
+            return false;
         mask[i] = b->in[at];
         weight[i] = b->in[1 - at];
-        if (b->op == OP_WHERE && !(value_is_const(b->in[2]) && value_count(b->in[2]) == 1 &&
-                                   tensor_get_f(value_const(b->in[2]), 0) == 0))
-            return failed;
     }
-    /* The operand's rows: those of the sum, times the slots. */
-    View full = *o, wv, mv;
-    full.rows |= 1u << axis;
-    full.map = ARENA_ARRAY(&r->arena, RowMap *, w->n);
+    return true;
+}
+
+/* The rows of a sum's operand: those of the sum, times the slots on `axis`. */
+static bool slot_rows(Region *r, const View *w, const View *o, int axis, View *full) {
+    int K = r->s->K;
+    *full = *o;
+    full->rows |= 1u << axis;
+    full->map = ARENA_ARRAY(&r->arena, RowMap *, w->n);
     for (int i = 0; i < w->n; i++) {
         int64_t dims[MAX_RANK], inner = 1;
         const RowMap *from = w->map[i];
-        full.map[i] = map_new(r, from->n * s->K);
+        full->map[i] = map_new(r, from->n * K);
         for (int k = axis + 1; k < o->v[i]->rank; k++)
             if (o->rows >> k & 1)
                 inner *= o->v[i]->dims[k];
         for (int64_t p = 0; p < from->n; p++)
-            for (int k = 0; k < s->K; k++) {
+            for (int k = 0; k < K; k++) {
                 Entry e = from->at[p];
                 if (e.t != ROW_FREE)
                     e.k = k;
-                full.map[i]->at[(p / inner * s->K + k) * inner + p % inner] = e;
+                full->map[i]->at[(p / inner * K + k) * inner + p % inner] = e;
             }
-        if (!view_dims(&full, i, dims))
-            return failed;
+        if (!view_dims(full, i, dims))
+            return false;
     }
-    view_project(r, &full, mask, &mv);
-    view_project(r, &full, weight, &wv);
-    for (int i = 0; i < w->n; i++) {
-        const RTensor *t = probe_value(r->probe, mask[i]);
-        if (!t || t->count != mv.map[i]->n)
-            return failed;
+    return true;
+}
+
+/* Is the mask of each row (t,k) of branch e exactly idx[t,k] == e? */
+static bool mask_holds(const Region *r, const View *m) {
+    for (int i = 0; i < m->n; i++) {
+        const RTensor *t = probe_value(r->probe, m->v[i]);
+        if (!t || t->count != m->map[i]->n)
+            return false;
         for (int64_t p = 0; p < t->count; p++) {
-            Entry e = mv.map[i]->at[p];
+            Entry e = m->map[i]->at[p];
             if (e.t == ROW_FREE)
                 continue;
             if (e.t < 0 || e.k < 0 || e.e < 0)
-                return failed;
+                return false;
             bool on = dtype_is_float(t->dtype) ? t->f[p] == 1 : t->i[p] == 1;
-            if (on != (r->probe->route.idx[e.t * s->K + e.k] == e.e))
-                return failed;
+            if (on != (r->probe->route.idx[e.t * r->s->K + e.k] == e.e))
+                return false;
         }
     }
-    Rows x = raise_rows(r, &wv);
+    return true;
+}
+
+static Rows rows_masked_sum(Region *r, const View *w, const View *o, int axis) {
+    Value **mask = ARENA_ARRAY(&r->arena, Value *, w->n);
+    Value **weight = ARENA_ARRAY(&r->arena, Value *, w->n);
+    View full, masks, weights;
     int64_t f[MAX_RANK];
+    if (!mask_and_weight(r, o, mask, weight) || !slot_rows(r, w, o, axis, &full))
+        return failed;
+    view_project(r, &full, mask, &masks);
+    view_project(r, &full, weight, &weights);
+    if (!mask_holds(r, &masks))
+        return failed;
+    Rows x = raise_rows(r, &weights);
     int nf = view_features(w, f);
     if (x.v && !x.uniform)
         x.v = reshape_rows(r, x.v, nf, f);
     return x;
 }
+
+/* ---- reductions ---- */
 
 static Rows rows_reduce(Region *r, const View *w) {
     const Node *n = w->v[0]->def;
@@ -330,6 +353,43 @@ typedef struct Product {
     bool ta, tb;
 } Product;
 
+/* What branch i's operand on `side` is asked for: an operand is broadcast like an elementwise one,
+ * but for the matrix axis that it does not have. */
+static RowMap *product_rows(Region *r, const View *w, const Product *p, int side, int i,
+                            unsigned *rows) {
+    const Value *y = w->v[i], *x = y->def->in[side];
+    int64_t dims[MAX_RANK], odims[MAX_RANK], strides[MAX_RANK] = {0}, size = 1;
+    int rank = y->rank, orank = x->rank, shift = rank - orank;
+    bool swapped = side ? p->tb : p->ta, last = (side == 1) != swapped;
+    int own = last ? orank - 1 : orank - 2, mine = side ? rank - 1 : rank - 2;
+    if (!view_dims(w, i, dims))
+        return NULL;
+    *rows = w->rows >> mine & 1 ? 1u << own : 0;
+    for (int k = 0; k < orank - 2; k++) {
+        odims[k] = x->dims[k] < 0 ? dims[k + shift] : x->dims[k];
+        *rows |= w->rows >> (k + shift) & 1 ? 1u << k : 0;
+    }
+    odims[own] = dims[mine];
+    for (int k = orank - 1; k >= 0; k--)
+        if (*rows >> k & 1) {
+            strides[k] = odims[k] == 1 ? 0 : size;
+            size *= odims[k];
+        }
+    RowMap *m = map_new(r, size);
+    for (int64_t q = 0; q < w->map[i]->n; q++) {
+        int64_t rest = q, at = 0;
+        for (int k = rank - 1; k >= 0; k--) {
+            if (!(w->rows >> k & 1))
+                continue;
+            int ok = k >= rank - 2 ? (k == mine ? own : -1) : k - shift;
+            at += ok >= 0 ? rest % dims[k] * strides[ok] : 0;
+            rest /= dims[k];
+        }
+        entry_merge(&m->at[at], w->map[i]->at[q]);
+    }
+    return m;
+}
+
 static bool product_views(Region *r, const View *w, Product *p) {
     const Node *n = w->v[0]->def;
     int rank = w->v[0]->rank;
@@ -340,57 +400,16 @@ static bool product_views(Region *r, const View *w, Product *p) {
     p->row_n = w->rows >> (rank - 1) & 1;
     if (p->row_m && p->row_n)
         return false;
-    /* An operand is broadcast like an elementwise one but for the axis it does not have: a stand-in
-     * result of the operand's matrix axes says which rows it is asked for. */
     for (int side = 0; side < 2; side++) {
-        Value **v = ARENA_ARRAY(&r->arena, Value *, w->n);
-        View out = {.n = w->n};
-        bool row = side ? p->row_n : p->row_m;
-        out.v = v;
-        out.map = ARENA_ARRAY(&r->arena, RowMap *, w->n);
+        View *o = side ? &p->b : &p->a;
+        *o = (View){.n = w->n};
+        o->v = ARENA_ARRAY(&r->arena, Value *, w->n);
+        o->map = ARENA_ARRAY(&r->arena, RowMap *, w->n);
         for (int i = 0; i < w->n; i++) {
-            v[i] = w->v[i]->def->in[side];
-            int64_t dims[MAX_RANK], strides[MAX_RANK], size = 1, odims[MAX_RANK];
-            int orank = v[i]->rank;
-            if (!view_dims(w, i, dims))
+            o->v[i] = w->v[i]->def->in[side];
+            if (!(o->map[i] = product_rows(r, w, p, side, i, &o->rows)))
                 return false;
-            /* row axes of the operand in its own order */
-            bool swapped = side ? p->tb : p->ta;
-            int own = side ? (swapped ? orank - 2 : orank - 1) : (swapped ? orank - 1 : orank - 2);
-            unsigned rows = row ? 1u << own : 0;
-            for (int k = 0; k < orank - 2; k++) {
-                odims[k] = v[i]->dims[k] < 0 ? dims[k + rank - orank] : v[i]->dims[k];
-                if (w->rows >> (k + rank - orank) & 1)
-                    rows |= 1u << k;
-            }
-            odims[own] = side ? dims[rank - 1] : dims[rank - 2];
-            for (int k = orank - 1; k >= 0; k--)
-                if (rows >> k & 1) {
-                    strides[k] = size;
-                    size *= odims[k];
-                }
-            RowMap *m = map_new(r, size);
-            for (int64_t q = 0; q < w->map[i]->n; q++) {
-                int64_t rest = q, at = 0;
-                for (int k = rank - 1; k >= 0; k--) {
-                    if (!(w->rows >> k & 1))
-                        continue;
-                    int64_t c = rest % dims[k];
-                    rest /= dims[k];
-                    int ok = k - (rank - orank);
-                    if (k >= rank - 2) {
-                        bool mine = side ? k == rank - 1 : k == rank - 2;
-                        at += mine ? c * strides[own] : 0;
-                    } else if (ok >= 0 && odims[ok] != 1 && (rows >> ok & 1)) {
-                        at += c * strides[ok];
-                    }
-                }
-                entry_merge(&m->at[at], w->map[i]->at[q]);
-            }
-            out.rows = rows;
-            out.map[i] = m;
         }
-        *(side ? &p->b : &p->a) = out;
     }
     return true;
 }

@@ -28,7 +28,8 @@
 typedef struct Outcome {
     int layers, experts, top_k; /* of the first layer */
     int not_raised, wrong;
-    double error; /* of out/logits, relative to its largest value; NAN: not compared */
+    double router_error; /* the largest of moe/I/logits */
+    double error;        /* of out/logits, relative to its largest value; NAN: not compared */
 } Outcome;
 
 /* The number behind "KEY": in about.json; absent if it is not there. */
@@ -47,20 +48,16 @@ static int about(const char *dir, const char *key, int absent) {
     return absent;
 }
 
-/* Evaluates the logits in float64 and compares them with expected.npz. */
-static double logits_error(Graph *g, const NamedArrays *batch, const char *dir) {
+/* Evaluates a value in float64 and compares it with an array of expected.npz. */
+static double value_error(Graph *g, Value *logits, const char *key, const NamedArrays *batch,
+                          const char *dir) {
     char path[512];
     Diag d = {.subject = dir};
     NamedArrays expected = {0};
     Arena arena = {0};
     double most = NAN, size = 1e-30;
     snprintf(path, sizeof path, "%s/expected.npz", dir);
-    const Tensor *want =
-        npz_read(path, &expected, &d) ? arrays_find(&expected, "out/logits") : NULL;
-    Value *logits = NULL;
-    for (int i = 0; i < g->outputs.n; i++)
-        if (!strcmp(g->outputs.at[i].name, "logits"))
-            logits = g->outputs.at[i].value;
+    const Tensor *want = npz_read(path, &expected, &d) ? arrays_find(&expected, key) : NULL;
     Eval ev = {.arena = &arena, .diag = &d};
     ev.values = xcalloc((size_t)g->next_value, sizeof *ev.values);
     for (int i = 0; i < g->inputs.n; i++) {
@@ -83,6 +80,13 @@ static double logits_error(Graph *g, const NamedArrays *batch, const char *dir) 
     arrays_free(&expected);
     diag_free(&d);
     return most / size;
+}
+
+static double logits_error(Graph *g, const NamedArrays *batch, const char *dir) {
+    for (int i = 0; i < g->outputs.n; i++)
+        if (!strcmp(g->outputs.at[i].name, "logits"))
+            return value_error(g, g->outputs.at[i].value, "out/logits", batch, dir);
+    return NAN;
 }
 
 static bool raise_case(const char *dir, Outcome *out, bool talk, const char *dump) {
@@ -133,6 +137,16 @@ static bool raise_case(const char *dir, Outcome *out, bool talk, const char *dum
         out->not_raised = c.not_raised.n;
         if (has)
             out->error = logits_error(g, &batch, dir);
+        for (int i = 0; has && i < layers.n; i++) {
+            char key[64];
+            snprintf(key, sizeof key, "moe/%d/logits", i);
+            double e = layers.at[i].logits ? value_error(g, layers.at[i].logits, key, &batch, dir)
+                                           : INFINITY;
+            if (e > out->router_error)
+                out->router_error = e;
+            if (talk)
+                printf("  router logits of layer %d differ by %.2g\n", i, e);
+        }
         for (int i = 0; talk && i < layers.n; i++) {
             const MoeLayer *l = &layers.at[i];
             printf("  layer %d: form %s E %d K %d score %s logits %s x %s weights %d linears %d "
@@ -175,6 +189,8 @@ static void check_case(const char *name) {
         assert_int_equal(o.experts, about(dir, "E", -1));
         assert_int_equal(o.top_k, about(dir, "K", -1));
     }
+    if (!(o.router_error <= 1e-6))
+        fail_msg("%s: router logits differ by %g", name, o.router_error);
     if (!(o.error <= 1e-6))
         fail_msg("%s: logits differ by %g", name, o.error);
 }
