@@ -8,12 +8,16 @@
 
 #include "runtime/machine.h"
 
+enum { ORDERED = 1024, SIZE_CLASSES = 64 };
+
 typedef struct Division {
     const StgcGemm *g;
     Machine *machine;
     int64_t groups;
     int64_t rows_at_most, columns_at_most; /* of one block */
     int64_t groups_per_task;               /* above 1 only where a group is one block */
+    bool ordered;
+    int16_t order[ORDERED]; /* groups, largest first, if ordered */
 } Division;
 
 static int64_t blocks_of(int64_t size, int64_t at_most) {
@@ -33,6 +37,29 @@ static int64_t tasks_of(const Division *d) {
     for (int64_t e = 0; e < d->groups; e++)
         tasks += blocks_of(rows_of(g, e), d->rows_at_most) * across;
     return tasks;
+}
+
+/* Grouped products start with the largest groups, so that the last tasks are small and the
+ * threads end together. */
+static void order_groups(Division *d) {
+    const StgcGemm *g = d->g;
+    int64_t most = 1;
+    int16_t end[SIZE_CLASSES + 1] = {0};
+    if (g->kind == STGC_GEMM_BATCH || d->groups > ORDERED || d->machine->threads == 1)
+        return;
+    for (int64_t e = 0; e < d->groups; e++)
+        if (g->offsets[e + 1] - g->offsets[e] > most)
+            most = g->offsets[e + 1] - g->offsets[e];
+#define CLASS(e) \
+    (SIZE_CLASSES - 1 - (g->offsets[e + 1] - g->offsets[e]) * (SIZE_CLASSES - 1) / most)
+    for (int64_t e = 0; e < d->groups; e++)
+        end[CLASS(e) + 1]++;
+    for (int c = 0; c < SIZE_CLASSES; c++)
+        end[c + 1] = (int16_t)(end[c + 1] + end[c]);
+    for (int64_t e = 0; e < d->groups; e++)
+        d->order[end[CLASS(e)]++] = (int16_t)e;
+#undef CLASS
+    d->ordered = true;
 }
 
 static double work_of(const StgcGemm *g, int64_t groups) {
@@ -59,7 +86,7 @@ static void divide(Division *d) {
             break;
     }
     double group_work = work / (double)d->groups;
-    if (g->kind != STGC_GEMM_ROWS && g->m <= d->rows_at_most && g->n <= d->columns_at_most &&
+    if (g->kind == STGC_GEMM_BATCH && g->m <= d->rows_at_most && g->n <= d->columns_at_most &&
         group_work < smallest) {
         int64_t fit = group_work > 0 ? (int64_t)(smallest / group_work) : d->groups;
         int64_t fair = blocks_of(d->groups, 4 * threads);
@@ -116,7 +143,8 @@ static void run_task(void *env, int64_t task) {
     int64_t across = blocks_of(g->n, d->columns_at_most);
     int64_t column = task % across, rest = task / across, e = 0, down = 0;
     if (g->kind == STGC_GEMM_ROWS) {
-        for (;; e++) {
+        for (int64_t at = 0;; at++) {
+            e = d->ordered ? d->order[at] : at;
             down = blocks_of(rows_of(g, e), d->rows_at_most);
             if (rest < down)
                 break;
@@ -125,6 +153,7 @@ static void run_task(void *env, int64_t task) {
     } else {
         down = blocks_of(g->m, d->rows_at_most);
         e = rest / down * d->groups_per_task;
+        e = d->ordered ? d->order[e] : e;
         rest %= down;
     }
     int64_t end = e + d->groups_per_task < d->groups ? e + d->groups_per_task : d->groups;
@@ -153,5 +182,6 @@ void machine_gemm(StgcRt *rt, const StgcGemm *g) {
     if (g->m <= 0)
         return;
     divide(&d);
+    order_groups(&d);
     pool_run(machine->pool, tasks_of(&d), run_task, &d);
 }

@@ -198,9 +198,9 @@ static void tile_by_panels(Tile *t) {
 
 void gemm_block(const GemmIsa *isa, const GemmWork *w, const GemmBlock *g) {
     AForm form = a_form(g);
-    /* Rows of A are cheap to read again for every tile: prefer B whole. Panels are not: prefer
-     * wide tiles. */
-    bool deep = form != A_PANELS && g->k > GEMM_KC;
+    /* Rows of A are cheap to read again for every tile: prefer B whole, and a tile of one strip
+     * where there is no C. Panels are not: prefer wide tiles. */
+    bool deep = form != A_PANELS && g->k > GEMM_KC && (g->k <= 2 * GEMM_KC || !g->c);
     int64_t columns = deep ? w->columns / 2 : w->columns, depth = deep ? 2 * GEMM_KC : GEMM_KC;
     bool once = g->k <= depth; /* a tile needs one round */
     int64_t chunk = g->c || (once && form != A_PANELS) ? g->m : GEMM_MB;
