@@ -62,8 +62,9 @@ typedef struct StepEnv {
 LLVMValueRef llvm_program(LlvmIr *x, const LoopProgram *p, const char *name, unsigned alignment);
 LLVMTypeRef llvm_program_type(const LlvmIr *x, ProgramKind kind);
 
-/* llvm_schedule.c: `stgc_run` of a module. names[i] is the function of call i's program, or NULL.
- */
-LLVMValueRef llvm_schedule(LlvmIr *x, const LoopModule *m, char *const *names);
+/* llvm_schedule.c: the function `run_name` that runs a module. names[i] is the function of call i's
+ * program, or NULL. */
+LLVMValueRef llvm_schedule(LlvmIr *x, const LoopModule *m, char *const *names,
+                           const char *run_name);
 
 #endif

@@ -1,7 +1,7 @@
-/* llvm_schedule.c: the host schedule of a step as code: stgc_run(rt, arena).
+/* llvm_schedule.c: the host schedule of a step as code: run(rt, arena).
  *
  *     StepEnv env = {arena, rt, NULL};
- *     env.offsets = call_0;  rt->parallel(rt, 128, k0_softmax, &env);
+ *     env.offsets = call_0;  rt->parallel(rt, 128, v0, &env);
  *     gemm = template_1;  gemm.a = arena + ...;  rt->gemm(rt, &gemm);
  *
  * What is known at compile time lies in constant tables; only addresses are filled in. The services
@@ -165,7 +165,8 @@ static LLVMValueRef stack(LlvmIr *x, LLVMTypeRef t, int64_t n, const char *name)
     return v;
 }
 
-LLVMValueRef llvm_schedule(LlvmIr *x, const LoopModule *m, char *const *names) {
+LLVMValueRef llvm_schedule(LlvmIr *x, const LoopModule *m, char *const *names,
+                           const char *run_name) {
     int64_t most = 1;
     for (int i = 0; i < m->calls.n; i++) {
         const LoopCall *c = &m->calls.at[i];
@@ -174,7 +175,7 @@ LLVMValueRef llvm_schedule(LlvmIr *x, const LoopModule *m, char *const *names) {
     }
     Schedule s = {.x = x, .fill = gen_fill(x)};
     LLVMTypeRef params[] = {x->ptr, x->ptr};
-    s.fn = LLVMAddFunction(x->m, "stgc_run", LLVMFunctionType(x->void_, params, 2, false));
+    s.fn = LLVMAddFunction(x->m, run_name, LLVMFunctionType(x->void_, params, 2, false));
     llvm_attribute(x, s.fn, (unsigned)LLVMAttributeFunctionIndex, "nounwind", 0);
     LLVMPositionBuilderAtEnd(B, LLVMAppendBasicBlockInContext(x->c, s.fn, "entry"));
     s.rt = LLVMGetParam(s.fn, 0), s.arena = LLVMGetParam(s.fn, 1);

@@ -550,9 +550,9 @@ static void dumps_are_written(void **state) {
     assert_non_null(c);
     fclose(fi);
     fclose(fa);
-    assert_non_null(strstr(ir, "define void @k0_softmax"));
+    assert_non_null(strstr(ir, "define void @v0"));
     assert_non_null(strstr(ir, "<8 x float>")); /* x86-64-v3 has 256-bit vectors */
-    assert_non_null(strstr(assembly, "k0_softmax.body"));
+    assert_non_null(strstr(assembly, "v0:"));
     assert_null(strstr(assembly, "zmm"));
     x86_free(c);
     free(ir);
