@@ -35,6 +35,9 @@ typedef struct ExternalFiles ExternalFiles;
 Tensor *onnx_tensor(Arena *a, const Onnx__TensorProto *t, const char *what, ExternalFiles *files,
                     Diag *d);
 
+/* dtype_from_onnx, and the 8-bit types that 4-bit ones are unpacked to. */
+DType dtype_of_onnx(int onnx);
+
 /* ---- external data (onnx_external.c) ---- */
 /* Files opened while one model is read; at most 1,024 distinct ones. */
 struct ExternalFiles {

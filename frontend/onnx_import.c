@@ -141,7 +141,7 @@ static bool input_type(Import *im, const Onnx__ValueInfoProto *info, Value *v) {
         diag_error(d, EXIT_MODEL, "input \"%s\" is no tensor; only tensors are supported", shown);
         return false;
     }
-    v->dtype = dtype_from_onnx(t->tensor_type->elem_type);
+    v->dtype = dtype_of_onnx(t->tensor_type->elem_type);
     const Onnx__TensorShapeProto *s = t->tensor_type->shape;
     if (v->dtype == DT_NONE)
         diag_error(d, EXIT_MODEL, "input \"%s\": element type %d is not supported", shown, t->tensor_type->elem_type);
@@ -361,10 +361,12 @@ static void import_output(Import *im, const Onnx__ValueInfoProto *info, Scope *s
         return;
     }
     const Onnx__TypeProto *t = info->type;
-    if (t && t->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE && t->tensor_type->elem_type &&
-        dtype_from_onnx(t->tensor_type->elem_type) != b->value->dtype) {
+    bool tensor = t && t->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE;
+    DType declared = tensor ? dtype_of_onnx(t->tensor_type->elem_type) : DT_NONE;
+    if (tensor && t->tensor_type->elem_type &&
+        declared != b->value->dtype) {
         diag_error(im->d, EXIT_MODEL, "output \"%s\" is declared %s; the graph computes %s", shown,
-                   dtype_name(dtype_from_onnx(t->tensor_type->elem_type)), dtype_name(b->value->dtype));
+                   dtype_name(declared), dtype_name(b->value->dtype));
         return;
     }
     graph_add_output(im->g, arena_strdup(&im->g->arena, info->name), b->value);

@@ -45,6 +45,19 @@ static Value *half_exp(OpCall *c, Value *x, Op op) {
     return em_scale(c, em_binary(c, op, a, b), 0.5);
 }
 
+/* log(x + sqrt(x^2 + d)) */
+static Value *log_plus_root(OpCall *c, Value *x, double d) {
+    Value *root = em_unary(c, OP_SQRT, em_binary(c, OP_ADD, em_square(c, x), em_like(c, x, d)));
+    return em_unary(c, OP_LOG, em_binary(c, OP_ADD, x, root));
+}
+
+/* Towards 0 by `bias`, and 0 within lambd of it. */
+static Value *shrink(OpCall *c, Value *x, double lambd, double bias) {
+    Value *below = em_binary(c, OP_LT, x, em_like(c, x, -lambd)), *above = em_binary(c, OP_LT, em_like(c, x, lambd), x);
+    Value *up = em_binary(c, OP_ADD, x, em_like(c, x, bias)), *down = em_binary(c, OP_SUB, x, em_like(c, x, bias));
+    return em_where(c, below, up, em_where(c, above, down, em_like(c, x, 0)));
+}
+
 static Value *gelu_by_attr(OpCall *c, Value *x) {
     const char *form = call_string(c, "approximate", "none");
     if (!strcmp(form, "tanh"))
@@ -56,7 +69,7 @@ static Value *gelu_by_attr(OpCall *c, Value *x) {
 
 void read_activation(OpCall *c) {
     Value *x = c->in[0];
-    if (!dtype_is_float(x->dtype) && c->row->arg != ACT_RELU)
+    if (!dtype_is_float(x->dtype) && c->row->arg != ACT_RELU && c->row->arg != ACT_SHRINK)
         call_fail(c, "the operand is %s; expected a float type", dtype_name(x->dtype));
     double alpha;
     switch (c->row->arg) {
@@ -115,6 +128,19 @@ void read_activation(OpCall *c) {
         break;
     case ACT_COSH:
         c->out[0] = half_exp(c, x, OP_ADD);
+        break;
+    case ACT_ASINH: /* log(|x| + sqrt(x^2 + 1)) with x's sign */
+        c->out[0] = em_binary(c, OP_MUL, em_unary(c, OP_SIGN, x), log_plus_root(c, em_unary(c, OP_ABS, x), 1));
+        break;
+    case ACT_ACOSH:
+        c->out[0] = log_plus_root(c, x, -1);
+        break;
+    case ACT_ATANH:
+        c->out[0] = em_scale(c, em_unary(c, OP_LOG, em_binary(c, OP_DIV, em_binary(c, OP_ADD, em_like(c, x, 1), x),
+                                                              em_binary(c, OP_SUB, em_like(c, x, 1), x))), 0.5);
+        break;
+    case ACT_SHRINK:
+        c->out[0] = shrink(c, x, call_float(c, "lambd", 0.5), call_float(c, "bias", 0));
         break;
     default:
         bug("activation %d", c->row->arg);

@@ -60,6 +60,25 @@ static Value *causal_mask(OpCall *c, Value *q, Value *k, Value *offset) {
     return em_binary(c, OP_LE, j, i);
 }
 
+/* Query i (at position i + offset) sees keys from `left` behind it to `right` ahead; -1: no bound. NULL without bounds. */
+static Value *window_mask(OpCall *c, Value *q, Value *k, Value *offset, int64_t left, int64_t right) {
+    if (left < -1 || right < -1)
+        call_fail(c, "window sizes must be -1 or more");
+    if (left < 0 && right < 0)
+        return NULL;
+    Value *i = em_insert_axis(c, em_iota(c, q, 2), 1), *j = em_iota(c, k, 2);
+    if (offset)
+        i = em_binary(c, OP_ADD, i, offset);
+    Value *ahead = em_binary(c, OP_SUB, j, i), *seen = NULL;
+    if (left >= 0)
+        seen = em_binary(c, OP_LE, em_i(c, DT_I64, -left), ahead);
+    if (right >= 0) {
+        Value *near = em_binary(c, OP_LE, ahead, em_i(c, DT_I64, right));
+        seen = seen ? em_binary(c, OP_AND, seen, near) : near;
+    }
+    return seen;
+}
+
 typedef struct Scores {
     Value *raw, *capped, *biased, *probabilities;
 } Scores;
@@ -118,6 +137,9 @@ void read_attention(OpCall *c) {
     }
     if (call_int(c, "is_causal", 0))
         bias = add_optional(c, bias, additive(c, causal_mask(c, q, k, offset), q->dtype));
+    Value *window = window_mask(c, q, k, offset, call_int(c, "left_window_size", -1), call_int(c, "right_window_size", -1));
+    if (window)
+        bias = add_optional(c, bias, additive(c, window, q->dtype));
     double scale = call_attr(c, "scale") ? call_float(c, "scale", 1) : 1 / sqrt((double)q->dims[3]);
     Scores s;
     Value *y = attend(c, q, repeat_heads(c, k, q->dims[1]), repeat_heads(c, v, q->dims[1]), bias, scale,

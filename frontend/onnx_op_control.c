@@ -128,6 +128,17 @@ void read_sequence_insert(OpCall *c) {
     c->out_seq[0] = r;
 }
 
+void read_sequence_erase(OpCall *c) {
+    SeqValue *s = sequence_operand(c, 0);
+    if (!s->n)
+        call_fail(c, "the sequence is empty");
+    SeqValue *r = sequence_new(c, s->n - 1);
+    int at = c->nin > 1 && c->in[1] ? sequence_position(c, 1, s->n, false) : s->n - 1;
+    for (int i = 0; i < r->n; i++)
+        r->at[i] = s->at[i + (i >= at)];
+    c->out_seq[0] = r;
+}
+
 void read_concat_from_sequence(OpCall *c) {
     SeqValue *s = sequence_operand(c, 0);
     bool stack = call_int(c, "new_axis", 0) != 0;

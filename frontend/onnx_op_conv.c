@@ -79,6 +79,15 @@ static Value *unfold(OpCall *c, Value *x, const Window *w, double fill) {
               A_INTS(DILATIONS, w->dilations, w->n), A_INTS(PADS, w->pads, 2 * w->n), A_FLOAT(VALUE_F, fill));
 }
 
+static Value *add_channel_bias(OpCall *c, Value *y, Value *bias, int64_t channels) {
+    int64_t dims[MAX_RANK] = {channels};
+    for (int i = 1; i < y->rank - 1; i++)
+        dims[i] = 1;
+    if (em_rank(c, bias) != 1 || bias->dims[0] != channels)
+        call_fail(c, "the bias must be [%lld], found %s", (long long)channels, call_value_text(c, bias));
+    return em_binary(c, OP_ADD, y, em_reshape(c, bias, y->rank - 1, dims));
+}
+
 /* x [N,C,…], filter [O,C/G,window…], bias [O] -> [N,O,…] */
 void read_conv(OpCall *c) {
     Value *x = c->in[0], *f = c->in[1];
@@ -106,15 +115,89 @@ void read_conv(OpCall *c) {
     shape_add(c, &back, o);
     shape_add_axes(c, &back, u, 2 + w.n, 2 + 2 * w.n);
     y = em_view(c, y, &back);
-    if (c->nin > 2 && c->in[2]) {
-        int64_t dims[MAX_RANK] = {o};
-        for (int i = 0; i < w.n; i++)
-            dims[1 + i] = 1;
-        if (em_rank(c, c->in[2]) != 1 || c->in[2]->dims[0] != o)
-            call_fail(c, "the bias must be [%lld], found %s", (long long)o, call_value_text(c, c->in[2]));
-        y = em_binary(c, OP_ADD, y, em_reshape(c, c->in[2], 1 + w.n, dims));
-    }
+    if (c->nin > 2 && c->in[2])
+        y = add_channel_bias(c, y, c->in[2], o);
     c->out[0] = y;
+}
+
+/* Output sizes of a transposed convolution; pads follow from output_shape or auto_pad where they are not given. */
+static void transposed_sizes(OpCall *c, Value *x, Window *w, int64_t *sizes) {
+    const int64_t *want;
+    int64_t extra[MAX_SPATIAL];
+    int given = call_ints(c, "output_shape", &want);
+    const char *pad = call_string(c, "auto_pad", "NOTSET");
+    bool same = !strncmp(pad, "SAME", 4), upper = !strcmp(pad, "SAME_UPPER");
+    window_list(c, "output_padding", w->n, 0, 0, extra);
+    if (given >= 0 && given < w->n)
+        call_fail(c, "output_shape has %d entries; expected %d", given, w->n);
+    for (int i = 0; i < w->n; i++) {
+        int64_t in = x->dims[2 + i], span = (w->kernel[i] - 1) * w->dilations[i] + 1;
+        if (in < 0)
+            call_fail(c, "the size of axis %d must be known", 2 + i);
+        int64_t full = w->strides[i] * (in - 1) + extra[i] + span;
+        if (given >= 0 || same) {
+            int64_t out = given >= 0 ? want[given - w->n + i] : in * w->strides[i];
+            int64_t total = full > out ? full - out : 0; /* beyond what the windows reach there are zeros */
+            full = full > out ? full : out;
+            w->pads[i] = upper ? total / 2 : total - total / 2;
+            w->pads[w->n + i] = total - w->pads[i];
+        }
+        sizes[i] = full - w->pads[i] - w->pads[w->n + i];
+        if (sizes[i] < 1)
+            call_fail(c, "axis %d of the result would have size %lld", 2 + i, (long long)sizes[i]);
+    }
+}
+
+/* x [N,C,…], filter [C,O/G,window…] -> [N,O,…]: the windows are filter' x, folded together. */
+void read_conv_transpose(OpCall *c) {
+    Value *x = c->in[0], *f = c->in[1];
+    Window w = {0};
+    int64_t groups = call_int(c, "group", 1), sizes[MAX_SPATIAL];
+    if (em_rank(c, f) != em_rank(c, x) || !value_known(f))
+        call_fail(c, "the filter must be known and have the input's rank, found %s", call_value_text(c, f));
+    w.n = x->rank - 2;
+    if (w.n < 1 || w.n > MAX_SPATIAL)
+        call_fail(c, "rank %d; expected 3 to %d", x->rank, 2 + MAX_SPATIAL);
+    int64_t channels = f->dims[0], og = f->dims[1], k = og;
+    window_list(c, "strides", w.n, 1, 1, w.strides);
+    window_list(c, "dilations", w.n, 1, 1, w.dilations);
+    window_list(c, "pads", 2 * w.n, 0, 0, w.pads);
+    for (int i = 0; i < w.n; i++) {
+        w.kernel[i] = f->dims[2 + i];
+        k *= w.kernel[i];
+    }
+    if (groups < 1 || channels % groups || (x->dims[1] >= 0 && x->dims[1] != channels))
+        call_fail(c, "%lld groups do not fit %s and the filter %s", (long long)groups, call_value_text(c, x), call_value_text(c, f));
+    transposed_sizes(c, x, &w, sizes);
+    ShapeOf s = {0}, open = {0};
+    shape_add_axis(c, &s, x, 0);
+    shape_add(c, &s, groups);
+    shape_add(c, &s, channels / groups);
+    shape_add_product(c, &s, x, 2, x->rank);
+    Value *filters = em_reshape(c, f, 3, (int64_t[]){groups, channels / groups, k});
+    Value *cols = em_matmul(c, filters, em_view(c, x, &s), true, false); /* [N,G,O/G*window,P] */
+    shape_add_axis(c, &open, x, 0);
+    shape_add(c, &open, groups * og);
+    for (int i = 0; i < w.n; i++)
+        shape_add(c, &open, w.kernel[i]);
+    shape_add_axes(c, &open, x, 2, x->rank);
+    cols = em_view(c, cols, &open);
+    Value *y = EM(c, OP_FOLD, &cols, 1, A_INTS(DIMS, sizes, w.n), A_INTS(KERNEL, w.kernel, w.n), A_INTS(STRIDES, w.strides, w.n),
+                  A_INTS(DILATIONS, w.dilations, w.n), A_INTS(PADS, w.pads, 2 * w.n));
+    c->out[0] = c->nin > 2 && c->in[2] ? add_channel_bias(c, y, c->in[2], groups * og) : y;
+}
+
+/* (sum |x|^p)^(1/p) */
+static Value *lp_pool(OpCall *c, Value *u, const int64_t *axes, int n) {
+    int64_t p = call_int(c, "p", 2);
+    if (p < 1)
+        call_fail(c, "p is %lld; expected 1 or more", (long long)p);
+    if (p == 2)
+        return em_unary(c, OP_SQRT, em_reduce(c, OP_REDUCE_SUM, em_square(c, u), axes, n, false));
+    u = em_unary(c, OP_ABS, u);
+    u = p == 1 ? u : em_binary(c, OP_POW, u, em_like(c, u, (double)p));
+    u = em_reduce(c, OP_REDUCE_SUM, u, axes, n, false);
+    return p == 1 ? u : em_binary(c, OP_POW, u, em_like(c, u, 1.0 / (double)p));
 }
 
 void read_pool(OpCall *c) {
@@ -138,12 +221,7 @@ void read_pool(OpCall *c) {
         return;
     }
     if (c->row->arg == POOL_LP) {
-        int64_t p = call_int(c, "p", 2);
-        if (p != 1 && p != 2)
-            call_fail(c, "p is %lld; expected 1 or 2", (long long)p);
-        Value *u = unfold(c, x, &padded, 0);
-        u = em_reduce(c, OP_REDUCE_SUM, p == 1 ? em_unary(c, OP_ABS, u) : em_square(c, u), axes, w.n, false);
-        c->out[0] = p == 1 ? u : em_unary(c, OP_SQRT, u);
+        c->out[0] = lp_pool(c, unfold(c, x, &padded, 0), axes, w.n);
         return;
     }
     Value *sum = em_reduce(c, OP_REDUCE_SUM, unfold(c, x, &padded, 0), axes, w.n, false);
@@ -190,7 +268,7 @@ void read_global_pool(OpCall *c) {
 typedef struct Resize {
     const char *mode, *transform, *nearest;
     double cubic;
-    bool exclude_outside;
+    bool exclude_outside, antialias;
 } Resize;
 
 /* Where output position i reads in the input. */
@@ -204,7 +282,7 @@ static double source_position(OpCall *c, const Resize *r, double i, double in, d
     if (!strcmp(r->transform, "pytorch_half_pixel"))
         return out > 1 ? (i + 0.5) / scale - 0.5 : 0;
     if (!strcmp(r->transform, "align_corners"))
-        return out > 1 ? i * (in - 1) / (out - 1) : 0;
+        return out > 1 ? i * (in - 1) / (in * scale - 1) : 0;
     if (!strcmp(r->transform, "asymmetric"))
         return i / scale;
     call_fail(c, "coordinate_transformation_mode \"%s\" is not supported", diag_safe(c->im->d, r->transform));
@@ -231,23 +309,28 @@ static int64_t nearest_index(OpCall *c, const Resize *r, double x) {
     return (int64_t)ceil(x - 0.5);
 }
 
-/* The [out,in] matrix of one axis. */
+/* The [out,in] matrix of one axis. Antialiased, a filter is as much wider as the output is coarser, and its weights are
+ * normalised; positions outside count for the edge unless they are excluded. */
 static Tensor *resize_matrix(OpCall *c, const Resize *r, DType t, int64_t in, int64_t out, double scale) {
     Tensor *m = tensor_new(&c->im->g->arena, t, 2, (int64_t[]){out, in});
-    int taps = !strcmp(r->mode, "cubic") ? 4 : 2;
+    bool cubic = !strcmp(r->mode, "cubic");
+    double stretch = r->antialias && scale < 1 ? scale : 1, reach = (cubic ? 2 : 1) / stretch;
     for (int64_t i = 0; i < out; i++) {
-        double x = source_position(c, r, (double)i, (double)in, (double)out, scale), w[4], sum = 0;
-        int64_t base = (int64_t)floor(x) - (taps == 4);
-        for (int k = 0; k < taps; k++) {
-            double d = x - (double)(base + k);
-            w[k] = taps == 4 ? cubic_weight(d, r->cubic) : 1 - fabs(d);
-            if (r->exclude_outside && (base + k < 0 || base + k >= in))
-                w[k] = 0;
-            sum += w[k];
-        }
-        for (int k = 0; k < taps; k++) {
-            int64_t at = i * in + clamp_index(base + k, in);
-            tensor_set_f(m, at, tensor_get_f(m, at) + w[k] / (r->exclude_outside && sum != 0 ? sum : 1));
+        double x = source_position(c, r, (double)i, (double)in, (double)out, scale), sum = 0;
+        int64_t first = (int64_t)floor(x - reach) + 1, last = (int64_t)ceil(x + reach) - 1;
+        for (int pass = 0; pass < 2; pass++) {
+            for (int64_t k = first; k <= last; k++) {
+                double d = fabs(x - (double)k) * stretch, w = cubic ? cubic_weight(d, r->cubic) : 1 - d;
+                if (r->exclude_outside && (k < 0 || k >= in))
+                    continue;
+                if (pass == 0) {
+                    sum += w;
+                    continue;
+                }
+                int64_t at = i * in + clamp_index(k, in);
+                bool divide = (r->exclude_outside || stretch < 1) && sum != 0;
+                tensor_set_f(m, at, tensor_get_f(m, at) + w / (divide ? sum : 1));
+            }
         }
     }
     return m;
@@ -274,17 +357,34 @@ static Value *resize_axis(OpCall *c, const Resize *r, Value *x, int axis, int64_
     return axis == x->rank - 1 ? y : em_transpose(c, y, perm);
 }
 
+/* keep_aspect_ratio_policy: one scale for all axes, so that none, or every one, is beyond its size; 0: each its own. */
+static double common_scale(OpCall *c, Value *x, const char *policy, const int64_t *axes, const int64_t *sizes, int n) {
+    bool smaller = !strcmp(policy, "not_larger");
+    double scale = 0;
+    if (!strcmp(policy, "stretch"))
+        return 0;
+    if (!smaller && strcmp(policy, "not_smaller") != 0)
+        call_fail(c, "keep_aspect_ratio_policy \"%s\" is unknown", diag_safe(c->im->d, policy));
+    for (int i = 0; i < n; i++) {
+        if (x->dims[axes[i]] < 1)
+            call_fail(c, "the size of axis %lld must be known", (long long)axes[i]);
+        double s = (double)sizes[i] / (double)x->dims[axes[i]];
+        scale = i == 0 || (smaller ? s < scale : s > scale) ? s : scale;
+    }
+    return scale;
+}
+
 void read_resize(OpCall *c) {
     Value *x = c->in[0];
     int rank = em_rank(c, x);
     Resize r = {call_string(c, "mode", "nearest"),
                 call_string(c, "coordinate_transformation_mode", c->opset < 11 ? "asymmetric" : "half_pixel"),
                 call_string(c, "nearest_mode", c->opset < 11 ? "floor" : "round_prefer_floor"),
-                call_float(c, "cubic_coeff_a", -0.75), call_int(c, "exclude_outside", 0) != 0};
+                call_float(c, "cubic_coeff_a", -0.75), call_int(c, "exclude_outside", 0) != 0,
+                call_int(c, "antialias", 0) != 0};
     if (strcmp(r.mode, "nearest") != 0 && strcmp(r.mode, "linear") != 0 && strcmp(r.mode, "cubic") != 0)
         call_fail(c, "mode \"%s\" is unknown", diag_safe(c->im->d, r.mode));
-    if (call_int(c, "antialias", 0) || strcmp(call_string(c, "keep_aspect_ratio_policy", "stretch"), "stretch") != 0)
-        call_fail(c, "antialias and keep_aspect_ratio_policy are not supported");
+    const char *aspect = call_string(c, "keep_aspect_ratio_policy", "stretch");
     int at_scales = c->opset < 11 ? 1 : 2;
     int64_t axes[64], sizes[MAX_RANK];
     int n = c->opset >= 18 ? em_axes(c, -1, "axes", rank, axes) : -1;
@@ -295,6 +395,7 @@ void read_resize(OpCall *c) {
     bool by_scale = scales && tensor_count(scales) > 0;
     if (by_scale ? tensor_count(scales) != n : c->nin < 4 || !c->in[3] || em_known_ints(c, c->in[3], sizes, MAX_RANK) != n)
         call_fail(c, "scales or sizes must be %d constants", n);
+    double common = by_scale ? 0 : common_scale(c, x, aspect, axes, sizes, n);
     for (int i = 0; i < n; i++) {
         int axis = (int)axes[i];
         int64_t in = x->dims[axis];
@@ -304,8 +405,10 @@ void read_resize(OpCall *c) {
         if (in < 0)
             call_fail(c, "the size of axis %d must be known", axis);
         int64_t out = by_scale ? (int64_t)floor((double)in * scale) : sizes[i];
+        if (common > 0)
+            out = (int64_t)round(common * (double)in);
         if (!by_scale)
-            scale = (double)out / (double)in;
+            scale = common > 0 ? common : (double)out / (double)in;
         if (out != in || by_scale)
             x = resize_axis(c, &r, x, axis, out, scale);
     }

@@ -107,8 +107,6 @@ void read_pow(OpCall *c) {
 
 void read_mod(OpCall *c) {
     bool fmod = call_int(c, "fmod", 0) != 0;
-    if (!fmod && dtype_is_float(c->in[0]->dtype))
-        call_fail(c, "floats need fmod=1");
     c->out[0] = EM(c, OP_MOD, ((Value *[]){c->in[0], c->in[1]}), 2, A_INT(FMOD, fmod));
 }
 

@@ -164,6 +164,18 @@ void read_group_norm(OpCall *c) {
     c->out[0] = y;
 }
 
+/* (x - mean) / (standard deviation + 1e-9) over axes, all but the channels by default. */
+void read_mean_variance_norm(OpCall *c) {
+    Value *x = c->in[0];
+    int64_t axes[64] = {0, 2, 3};
+    int n = em_axes(c, -1, "axes", em_rank(c, x), axes);
+    if (n < 0 && (n = 3, x->rank != 4))
+        call_fail(c, "without axes, rank 4 is expected, found %d", x->rank);
+    Value *d = em_binary(c, OP_SUB, x, em_mean(c, x, axes, n, true));
+    Value *root = em_unary(c, OP_SQRT, em_mean(c, em_square(c, d), axes, n, true));
+    c->out[0] = em_binary(c, OP_DIV, d, em_binary(c, OP_ADD, root, em_like(c, x, 1e-9)));
+}
+
 /* x / ||x||_p; a zero vector stays zero. */
 void read_lp_norm(OpCall *c) {
     Value *x = c->in[0];

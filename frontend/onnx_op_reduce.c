@@ -44,8 +44,9 @@ static Value *log_sum_exp(OpCall *c, Value *x, const int64_t *axes, int n, bool 
     return keep ? r : drop_axes(c, r, axes, n);
 }
 
+/* As u8, whose least and greatest are what nothing at all reduces to: false and true. */
 static Value *reduce_bool(OpCall *c, Op op, Value *x, const int64_t *axes, int n, bool keep) {
-    return em_cast(c, em_reduce(c, op, em_cast(c, x, DT_I32), axes, n, keep), DT_BOOL);
+    return em_cast(c, em_reduce(c, op, em_cast(c, x, DT_U8), axes, n, keep), DT_BOOL);
 }
 
 static Value *reduce_kind(OpCall *c, int kind, Value *x, const int64_t *axes, int n, bool keep) {
@@ -122,6 +123,30 @@ void read_softmax(OpCall *c) {
         y = em_view(c, y, &s);
     }
     c->out[0] = y;
+}
+
+/* 1 at the first greatest element, 0 elsewhere. */
+void read_hardmax(OpCall *c) {
+    Value *x = c->in[0], *y = x;
+    int rank = em_rank(c, x), axis = em_axis(c, call_int(c, "axis", c->opset < 13 ? 1 : -1), rank);
+    ShapeOf flat = {0}, back = {0};
+    if (c->opset < 13) {
+        shape_add_product(c, &flat, x, 0, axis);
+        shape_add_product(c, &flat, x, axis, rank);
+        y = em_view(c, x, &flat);
+        axis = 1;
+    }
+    Value *top = EM(c, OP_ARGMAX, &y, 1, A_INT(AXIS, axis), A_INT(KEEPDIMS, 1), A_INT(LARGEST, 1)), *at = em_iota(c, y, axis);
+    ShapeOf s = {0};
+    for (int i = axis; i < y->rank; i++) {
+        if (i > axis)
+            shape_add(c, &s, 1);
+        else
+            shape_add_axis(c, &s, at, 0);
+    }
+    y = em_cast(c, em_binary(c, OP_EQ, top, em_view(c, at, &s)), x->dtype);
+    shape_add_axes(c, &back, x, 0, rank);
+    c->out[0] = em_view(c, y, &back);
 }
 
 void read_matmul(OpCall *c) {

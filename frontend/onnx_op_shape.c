@@ -475,6 +475,7 @@ void read_depth_to_space(OpCall *c) {
 void read_space_to_depth(OpCall *c) {
     Value *x = c->in[0];
     int64_t b = call_int(c, "blocksize", 0);
+    bool crd = !strcmp(call_string(c, "mode", "DCR"), "CRD");
     if (em_rank(c, x) != 4 || b < 1 || x->dims[2] < 0 || x->dims[3] < 0 || x->dims[2] % b || x->dims[3] % b)
         call_fail(c, "expected [N,C,H,W] with H and W multiples of blocksize (%lld)", (long long)b);
     ShapeOf s = {0}, r = {0};
@@ -483,7 +484,7 @@ void read_space_to_depth(OpCall *c) {
     shape_add(c, &s, b);
     shape_add(c, &s, x->dims[3] / b);
     shape_add(c, &s, b);
-    Value *y = em_transpose(c, em_view(c, x, &s), (int64_t[]){0, 3, 5, 1, 2, 4});
+    Value *y = em_transpose(c, em_view(c, x, &s), crd ? (int64_t[]){0, 1, 3, 5, 2, 4} : (int64_t[]){0, 3, 5, 1, 2, 4});
     shape_add_axis(c, &r, y, 0);
     shape_add_product(c, &r, y, 1, 4);
     shape_add_axes(c, &r, y, 4, 6);

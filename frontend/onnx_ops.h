@@ -12,6 +12,7 @@ OpReader read_activation, read_bias_gelu, read_prelu;
 enum {
     ACT_RELU, ACT_LEAKY_RELU, ACT_ELU, ACT_SELU, ACT_CELU, ACT_HARD_SIGMOID, ACT_HARD_SWISH, ACT_SOFTSIGN, ACT_THRESHOLDED,
     ACT_SWISH, ACT_MISH, ACT_GELU, ACT_QUICK_GELU, ACT_FAST_GELU, ACT_TAN, ACT_SINH, ACT_COSH,
+    ACT_ASINH, ACT_ACOSH, ACT_ATANH, ACT_SHRINK,
 };
 Value *em_silu(OpCall *c, Value *x, double alpha); /* x * sigmoid(alpha x) */
 Value *em_gelu(OpCall *c, Value *x);
@@ -25,14 +26,14 @@ OpReader read_reshape, read_shape, read_size, read_squeeze, read_unsqueeze, read
 OpReader read_gather, read_gather_elements, read_gather_nd, read_scatter_elements, read_scatter_nd, read_one_hot, read_nonzero,
     read_topk, read_argmax, read_tensor_scatter, read_reverse_sequence, read_compress;
 /* onnx_op_reduce.c */
-OpReader read_reduce, read_cumsum, read_softmax, read_matmul, read_gemm, read_fused_matmul, read_softmax_loss, read_nll_loss;
+OpReader read_reduce, read_cumsum, read_softmax, read_hardmax, read_matmul, read_gemm, read_fused_matmul, read_softmax_loss, read_nll_loss;
 enum { RED_SUM, RED_MEAN, RED_MAX, RED_MIN, RED_PROD, RED_L1, RED_L2, RED_LOG_SUM, RED_LOG_SUM_EXP, RED_SUM_SQUARE };
 /* Mean of x over axes (kept). */
 Value *em_mean(OpCall *c, Value *x, const int64_t *axes, int n, bool keep);
 /* onnx_op_norm.c */
-OpReader read_layer_norm, read_rms_norm, read_skip_norm, read_batch_norm, read_instance_norm, read_group_norm, read_lp_norm;
+OpReader read_layer_norm, read_rms_norm, read_skip_norm, read_batch_norm, read_instance_norm, read_group_norm, read_lp_norm, read_mean_variance_norm;
 /* onnx_op_conv.c */
-OpReader read_conv, read_pool, read_global_pool, read_resize;
+OpReader read_conv, read_conv_transpose, read_pool, read_global_pool, read_resize;
 enum { POOL_MAX, POOL_AVERAGE, POOL_LP };
 /* onnx_op_attention.c */
 OpReader read_attention, read_multi_head_attention, read_rotary, read_rotary_microsoft, read_group_query_attention;
@@ -42,7 +43,9 @@ OpReader read_moe;
 OpReader read_einsum;
 /* onnx_op_control.c */
 OpReader read_if, read_split_to_sequence, read_sequence_at, read_sequence_construct, read_sequence_length,
-    read_concat_from_sequence, read_sequence_insert;
+    read_concat_from_sequence, read_sequence_insert, read_sequence_erase;
+/* onnx_op_quantize.c */
+OpReader read_quantize, read_dequantize;
 /* onnx_op_loop.c */
 OpReader read_loop, read_scan, read_scan_batched;
 /* onnx_op_training.c */

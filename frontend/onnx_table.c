@@ -78,6 +78,10 @@ const OpRow op_rows[] = {
     ACT("Mish", 18, ACT_MISH, ""),
     ACT("Gelu", 20, ACT_GELU, "approximate:string"),
     ACT("Tan", 7, ACT_TAN, ""),
+    ACT("Asinh", 9, ACT_ASINH, ""),
+    ACT("Acosh", 9, ACT_ACOSH, ""),
+    ACT("Atanh", 9, ACT_ATANH, ""),
+    ACT("Shrink", 9, ACT_SHRINK, "bias:float lambd:float"),
     ACT("Sinh", 9, ACT_SINH, ""),
     ACT("Cosh", 9, ACT_COSH, ""),
     ONNX("PRelu", 7, 2, 2, 1, 1, read_prelu, 0, ""),
@@ -113,7 +117,7 @@ const OpRow op_rows[] = {
     ONNX("EyeLike", 9, 1, 1, 1, 1, read_eye_like, 0, "dtype:int k:int"),
     ONNX("Trilu", 14, 1, 2, 1, 1, read_trilu, 0, "upper:int"),
     ONNX("DepthToSpace", 1, 1, 1, 1, 1, read_depth_to_space, 0, "blocksize:int! mode:string"),
-    ONNX("SpaceToDepth", 1, 1, 1, 1, 1, read_space_to_depth, 0, "blocksize:int!"),
+    ONNX("SpaceToDepth", 1, 1, 1, 1, 1, read_space_to_depth, 0, "blocksize:int! mode:string"),
     /* index */
     ONNX("Gather", 1, 2, 2, 1, 1, read_gather, 0, "axis:int"),
     ONNX("GatherElements", 11, 2, 2, 1, 1, read_gather_elements, 0, "axis:int"),
@@ -144,6 +148,7 @@ const OpRow op_rows[] = {
     REDUCE("ReduceSumSquare", RED_SUM_SQUARE),
     ONNX("CumSum", 11, 2, 2, 1, 1, read_cumsum, 0, "exclusive:int reverse:int"),
     ONNX("Softmax", 1, 1, 1, 1, 1, read_softmax, OP_SOFTMAX, "axis:int"),
+    ONNX("Hardmax", 1, 1, 1, 1, 1, read_hardmax, 0, "axis:int"),
     ONNX("LogSoftmax", 1, 1, 1, 1, 1, read_softmax, OP_LOG_SOFTMAX, "axis:int"),
     ONNX("MatMul", 1, 2, 2, 1, 1, read_matmul, 0, ""),
     ONNX("Gemm", 7, 2, 3, 1, 1, read_gemm, 0, "alpha:float beta:float transA:int transB:int"),
@@ -165,9 +170,11 @@ const OpRow op_rows[] = {
     ONNX("BatchNormalization", 14, 5, 5, 1, 3, read_batch_norm, 0, "epsilon:float momentum:float training_mode:int"),
     ONNX("InstanceNormalization", 6, 3, 3, 1, 1, read_instance_norm, 0, "epsilon:float"),
     ONNX("GroupNormalization", 18, 3, 3, 1, 1, read_group_norm, 0, "epsilon:float num_groups:int! stash_type:int"),
+    ONNX("MeanVarianceNormalization", 9, 1, 1, 1, 1, read_mean_variance_norm, 0, "axes:ints"),
     ONNX("LpNormalization", 1, 1, 1, 1, 1, read_lp_norm, 0, "axis:int p:int"),
     /* convolution, pooling, resizing */
     ONNX("Conv", 1, 2, 3, 1, 1, read_conv, 0, CONV_ATTRS " group:int"),
+    ONNX("ConvTranspose", 1, 2, 3, 1, 1, read_conv_transpose, 0, CONV_ATTRS " group:int output_padding:ints output_shape:ints"),
     ONNX("MaxPool", 1, 1, 1, 1, 2, read_pool, POOL_MAX, CONV_ATTRS " ceil_mode:int storage_order:int"),
     ONNX("AveragePool", 1, 1, 1, 1, 1, read_pool, POOL_AVERAGE, CONV_ATTRS " ceil_mode:int count_include_pad:int"),
     ONNX("LpPool", 2, 1, 1, 1, 1, read_pool, POOL_LP, CONV_ATTRS " ceil_mode:int p:int"),
@@ -177,10 +184,14 @@ const OpRow op_rows[] = {
     ONNX("Resize", 11, 1, 4, 1, 1, read_resize, 0,
          "antialias:int axes:ints coordinate_transformation_mode:string cubic_coeff_a:float exclude_outside:int "
          "extrapolation_value:float keep_aspect_ratio_policy:string mode:string nearest_mode:string"),
+    {"", "Upsample", 9, 9, 2, 2, 1, 1, read_resize, 0, "mode:string"},
+    /* quantised tensors, forward */
+    ONNX("DequantizeLinear", 10, 2, 3, 1, 1, read_dequantize, 0, "axis:int block_size:int output_dtype:int"),
+    ONNX("QuantizeLinear", 10, 2, 3, 1, 1, read_quantize, 0, "axis:int block_size:int output_dtype:int precision:int saturate:int"),
     /* attention */
     ONNX("Attention", 23, 3, 7, 1, 4, read_attention, 0,
          "is_causal:int kv_num_heads:int q_num_heads:int qk_matmul_output_mode:int scale:float softcap:float "
-         "softmax_precision:int"),
+         "softmax_precision:int left_window_size:int right_window_size:int"),
     ONNX("RotaryEmbedding", 23, 3, 4, 1, 1, read_rotary, 0, "interleaved:int num_heads:int rotary_embedding_dim:int"),
     MS("RotaryEmbedding", 4, 4, 1, 1, read_rotary_microsoft, 0,
        "interleaved:int is_packed_batching:int num_heads:int rotary_embedding_dim:int scale:float"),
@@ -201,6 +212,8 @@ const OpRow op_rows[] = {
          "body:graph! num_scan_inputs:int! scan_input_axes:ints scan_input_directions:ints scan_output_axes:ints "
          "scan_output_directions:ints"),
     ONNX("SplitToSequence", 11, 1, 2, 1, 1, read_split_to_sequence, 0, "axis:int keepdims:int"),
+    ONNX("SequenceEmpty", 11, 0, 0, 1, 1, read_sequence_construct, 0, "dtype:int"),
+    ONNX("SequenceErase", 11, 1, 2, 1, 1, read_sequence_erase, 0, ""),
     ONNX("SequenceConstruct", 11, 1, -1, 1, 1, read_sequence_construct, 0, ""),
     ONNX("SequenceAt", 11, 2, 2, 1, 1, read_sequence_at, 0, ""),
     ONNX("SequenceLength", 11, 1, 1, 1, 1, read_sequence_length, 0, ""),

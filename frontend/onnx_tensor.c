@@ -106,6 +106,10 @@ static void unpack_4bit(Tensor *out, const uint8_t *packed, int64_t count, bool 
     }
 }
 
+DType dtype_of_onnx(int onnx) {
+    return onnx == ONNX_UINT4 ? DT_U8 : onnx == ONNX_INT4 ? DT_I8 : dtype_from_onnx(onnx);
+}
+
 static bool is_4bit(const Onnx__TensorProto *t) {
     return t->data_type == ONNX_UINT4 || t->data_type == ONNX_INT4;
 }
@@ -141,9 +145,7 @@ static bool tensor_storage(const Onnx__TensorProto *t, int64_t count, size_t byt
 Tensor *onnx_tensor(Arena *a, const Onnx__TensorProto *t, const char *what, ExternalFiles *files,
                     Diag *d) {
     Tensor shape = {0};
-    shape.dtype = t->data_type == ONNX_UINT4  ? DT_U8
-                  : t->data_type == ONNX_INT4 ? DT_I8
-                                              : dtype_from_onnx(t->data_type);
+    shape.dtype = dtype_of_onnx(t->data_type);
     if (shape.dtype == DT_NONE) {
         (void)TENSOR_FAIL(d, EXIT_MODEL, t, what, "element type %d (%s) is not supported", t->data_type,
                           onnx_type_name(t->data_type));

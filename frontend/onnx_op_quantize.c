@@ -1,0 +1,84 @@
+/* onnx_op_quantize.c: linear quantisation, forward: whole tensors, along an axis, or in blocks. 4-bit numbers are 8-bit ones
+ * here, clipped to their range. */
+#include "frontend/onnx_ops.h"
+
+/* A scale or zero point against x: a scalar, one per position of `axis`, or one per block of it. */
+static Value *spread_parameter(OpCall *c, Value *x, Value *v, int axis, int64_t block) {
+    int rank = em_rank(c, x);
+    if (em_rank(c, v) == 0 || (v->rank == 1 && v->dims[0] == 1 && rank != 1))
+        return v->rank == 0 ? v : em_reshape(c, v, 0, NULL);
+    if (block == 0) {
+        ShapeOf s = {0};
+        if (v->rank != 1)
+            call_fail(c, "the scale must have rank 0 or 1 without block_size, found %s", call_value_text(c, v));
+        shape_add_axis(c, &s, v, 0);
+        for (int i = axis + 1; i < rank; i++)
+            shape_add(c, &s, 1);
+        return em_view(c, v, &s);
+    }
+    if (v->rank != rank || block < 1 || !value_known(x) || !value_known(v) ||
+        v->dims[axis] != (x->dims[axis] + block - 1) / block)
+        call_fail(c, "blocks of %lld do not fit %s and %s", (long long)block, call_value_text(c, x), call_value_text(c, v));
+    Tensor *idx = tensor_new(&c->im->g->arena, DT_I64, 1, &x->dims[axis]);
+    for (int64_t i = 0; i < x->dims[axis]; i++)
+        tensor_set_i(idx, i, i / block);
+    return em_gather(c, v, em_const(c, idx), axis);
+}
+
+static int quantize_axis(OpCall *c) {
+    int rank = em_rank(c, c->in[0]);
+    return rank ? em_axis(c, rank == 1 ? 0 : call_int(c, "axis", 1), rank) : 0;
+}
+
+/* (x - zero) * scale */
+void read_dequantize(OpCall *c) {
+    int axis = quantize_axis(c);
+    int64_t block = call_int(c, "block_size", 0);
+    Value *scale = spread_parameter(c, c->in[0], c->in[1], axis, block), *x = em_cast(c, c->in[0], DT_F32);
+    if (c->nin > 2 && c->in[2])
+        x = em_binary(c, OP_SUB, x, em_cast(c, spread_parameter(c, c->in[0], c->in[2], axis, block), DT_F32));
+    DType type = dtype_of_onnx((int)call_int(c, "output_dtype", 0));
+    c->out[0] = em_cast(c, em_binary(c, OP_MUL, x, em_cast(c, scale, DT_F32)), type != DT_NONE ? type : scale->dtype);
+}
+
+/* Least and greatest number of an ONNX integer type. */
+static void integer_range(OpCall *c, int64_t onnx, double *low, double *high) {
+    switch (onnx) {
+    case 2:
+        *low = 0, *high = 255;
+        return;
+    case 3:
+        *low = -128, *high = 127;
+        return;
+    case 4:
+        *low = 0, *high = 65535;
+        return;
+    case 5:
+        *low = -32768, *high = 32767;
+        return;
+    case 21:
+        *low = 0, *high = 15;
+        return;
+    case 22:
+        *low = -8, *high = 7;
+        return;
+    default:
+        call_fail(c, "quantising to element type %lld is not supported", (long long)onnx);
+    }
+}
+
+/* clip(round(x / scale) + zero) */
+void read_quantize(OpCall *c) {
+    int axis = quantize_axis(c);
+    int64_t block = call_int(c, "block_size", 0), onnx = call_int(c, "output_dtype", 0);
+    Value *zero = c->nin > 2 ? c->in[2] : NULL, *scale = em_cast(c, spread_parameter(c, c->in[0], c->in[1], axis, block), DT_F32);
+    double low, high;
+    if (onnx == 0)
+        onnx = zero ? dtype_to_onnx(zero->dtype) : 2;
+    integer_range(c, onnx, &low, &high);
+    Value *x = em_unary(c, OP_ROUND, em_binary(c, OP_DIV, em_cast(c, c->in[0], DT_F32), scale));
+    if (zero)
+        x = em_binary(c, OP_ADD, x, em_cast(c, spread_parameter(c, c->in[0], zero, axis, block), DT_F32));
+    x = em_binary(c, OP_MIN, em_binary(c, OP_MAX, x, em_like(c, x, low)), em_like(c, x, high));
+    c->out[0] = em_cast(c, x, dtype_of_onnx((int)onnx));
+}
