@@ -187,57 +187,75 @@ static void plain(Graph *g, KernelPlan *p) {
 
 /* ---- order ---- */
 
-/* The optimizer's nodes stand at the end of the graph; run early, a gradient dies as soon as it is used. */
-void fuse_hoist_optimizers(const Graph *g, KernelPlan *p) {
+static int64_t bytes_of(const Value *v) {
+    return value_count(v) * dtype_bytes(v->dtype);
+}
+
+/* Worth running as soon as it can: optimizers (a gradient then dies at once), and kernels that leave little of what they read
+ * (bias gradients, norms, captures: their operands die sooner). */
+static bool is_eager(const Kernel *k) {
+    if (k->main->op == OP_ADAMW || k->main->op == OP_SGD)
+        return true;
+    int64_t read = 0, stored = 0;
+    for (int i = 0; i < k->operands.n; i++)
+        read += value_is_param(k->operands.at[i]) ? 0 : bytes_of(k->operands.at[i]);
+    for (int i = 0; i < k->roots.n; i++)
+        stored += bytes_of(k->roots.at[i]);
+    return stored * 8 <= read;
+}
+
+/* Puts kernel i behind the place slot[i] - 1 of the others, which keep their order. */
+static void reorder(KernelPlan *p, const bool *eager, const int *slot) {
     int n = p->kernels.n;
-    int *ready = xcalloc((size_t)g->next_value + 1, sizeof *ready); /* by storage id: 1 + kernel that last touches it */
-    int *slot = xcalloc((size_t)n + 1, sizeof *slot), moved = 0;
+    VEC(Kernel) order = {0};
+    int *head = xcalloc((size_t)n + 1, sizeof *head), *next = xcalloc((size_t)n + 1, sizeof *next);
+    for (int i = n - 1; i >= 0; i--) { /* buckets by place, in order */
+        if (!eager[i])
+            continue;
+        next[i] = head[slot[i]];
+        head[slot[i]] = i + 1;
+    }
+    for (int at = 0; at <= n; at++) {
+        for (int i = head[at]; i; i = next[i - 1])
+            vec_push(&order, p->kernels.at[i - 1]);
+        if (at < n && !eager[at])
+            vec_push(&order, p->kernels.at[at]);
+    }
+    free(p->kernels.at);
+    p->kernels.at = order.at, p->kernels.n = order.n, p->kernels.cap = order.cap;
+    free(head);
+    free(next);
+}
+
+/* Differentiation and the optimizer leave them far behind what they read. An eager kernel goes behind the last kernel that
+ * makes one of its operands and, if it updates a parameter, behind the last other reader of the parameter. */
+void fuse_hoist(const Graph *g, KernelPlan *p) {
+    int n = p->kernels.n;
+    int *ready = xcalloc((size_t)g->next_value + 1, sizeof *ready); /* by storage id: 1 + the kernel that makes it */
+    int *readers = xcalloc((size_t)g->next_value + 1, sizeof *readers); /* by param id: 1 + its last reader but optimizers */
+    int *slot = xcalloc((size_t)n + 1, sizeof *slot);
+    bool *eager = xcalloc((size_t)n + 1, sizeof *eager);
     for (int i = 0; i < n; i++) {
         Kernel *k = &p->kernels.at[i];
         bool optimizer = k->main->op == OP_ADAMW || k->main->op == OP_SGD;
-        slot[i] = i;
-        if (optimizer) {
-            slot[i] = 0;
-            for (int o = 0; o < k->operands.n; o++)
-                if (ready[p->storage[k->operands.at[o]->id]->id] > slot[i])
-                    slot[i] = ready[p->storage[k->operands.at[o]->id]->id];
-            moved++;
-            continue; /* it runs after slot[i] kernels */
+        eager[i] = is_eager(k);
+        slot[i] = eager[i] ? 0 : i + 1;
+        for (int o = 0; o < k->operands.n && eager[i]; o++) {
+            int id = p->storage[k->operands.at[o]->id]->id, at = optimizer && readers[id] > ready[id] ? readers[id] : ready[id];
+            slot[i] = at > slot[i] ? at : slot[i];
         }
-        for (int o = 0; o < k->operands.n; o++) {
-            Value *s = p->storage[k->operands.at[o]->id];
-            if (value_is_param(s)) /* a later reader of the old value holds the update back */
-                ready[s->id] = i + 1;
+        for (int o = 0; o < k->operands.n && !optimizer; o++) {
+            int id = p->storage[k->operands.at[o]->id]->id;
+            readers[id] = slot[i] > readers[id] ? slot[i] : readers[id];
         }
         for (int r = 0; r < k->roots.n; r++)
-            ready[k->roots.at[r]->id] = i + 1;
+            ready[k->roots.at[r]->id] = slot[i];
     }
-    if (moved) {
-        VEC(Kernel) order = {0};
-        int *head = xcalloc((size_t)n + 1, sizeof *head), *next = xcalloc((size_t)n + 1, sizeof *next);
-        for (int i = n - 1; i >= 0; i--) { /* buckets by place, in order */
-            Op op = p->kernels.at[i].main->op;
-            if (op != OP_ADAMW && op != OP_SGD)
-                continue;
-            next[i] = head[slot[i]];
-            head[slot[i]] = i + 1;
-        }
-        for (int at = 0; at <= n; at++) {
-            for (int i = head[at]; i; i = next[i - 1])
-                vec_push(&order, p->kernels.at[i - 1]);
-            if (at == n)
-                break;
-            Op op = p->kernels.at[at].main->op;
-            if (op != OP_ADAMW && op != OP_SGD)
-                vec_push(&order, p->kernels.at[at]);
-        }
-        free(p->kernels.at);
-        p->kernels.at = order.at, p->kernels.n = order.n, p->kernels.cap = order.cap;
-        free(head);
-        free(next);
-    }
+    reorder(p, eager, slot);
     free(slot);
     free(ready);
+    free(readers);
+    free(eager);
 }
 
 KernelPlan *fuse(Graph *g, bool fused) {
@@ -247,7 +265,7 @@ KernelPlan *fuse(Graph *g, bool fused) {
     p->view_offset = xcalloc((size_t)g->next_value + 1, sizeof *p->view_offset);
     if (!fused || !fuse_groups(g, p))
         plain(g, p);
-    fuse_hoist_optimizers(g, p);
+    fuse_hoist(g, p);
     return p;
 }
 

@@ -2,7 +2,8 @@
  *
  * Walked from the results backwards. A value is inlined when every reader can take an expression instead of memory and the
  * work is not done twice: all readers end up in one kernel that reads each element about once, or the value is trivial (a view,
- * a cast, a comparison, a product with a literal: at most one load). Matrix products read their operands through transposes,
+ * a cast, a comparison, a product with a literal: at most one load), or it is an activation: a few operations on one value that
+ * stays in memory at least as long anyway (the backward pass then computes sigmoid(g) again instead of keeping it). Matrix products read their operands through transposes,
  * slices and expands by strides. */
 #include "passes/fuse_group.h"
 
@@ -20,6 +21,9 @@ typedef struct Inline {
     bool *store;     /* by value id: somebody needs it in memory */
     bool *trivial;   /* by value id */
     bool *absorbed;  /* by value id: its matmul readers reach through it */
+    const Value **base; /* by value id: the one value it is computed of, if it is an activation */
+    int *ops;        /* by value id: operations from there */
+    int *until;      /* by value id: order of its last reader */
     int *home;       /* by value id: 1 + node id of the only kernel it is computed in, MANY */
     int *members;    /* by node id of a kernel: values inlined so far */
 } Inline;
@@ -68,6 +72,39 @@ static bool is_trivial(const Inline *t, const Node *n) {
     default:
         return false;
     }
+}
+
+/* ---- activations ---- */
+
+enum { MAX_OPS = 8, MAX_READERS = 4 };
+
+/* Sets base and ops of n's result if all it reads (but literals) comes from one value. */
+static void find_base(Inline *t, const Node *n) {
+    const Value *v = n->out[0], *base = NULL;
+    int ops = 1;
+    if (!dtype_is_float(v->dtype) || v->rank == 0)
+        return;
+    if (!(op_info[n->op].flags & OPF_ELEM) && n->op != OP_SLICE && n->op != OP_RESHAPE)
+        return;
+    for (int i = 0; i < n->nin; i++) {
+        const Value *x = n->in[i], *from = t->base[x->id] ? t->base[x->id] : x;
+        if (fuse_is_literal(x))
+            continue;
+        if ((base && from != base) || value_count(x) < value_count(v))
+            return;
+        base = from;
+        ops += t->ops[x->id];
+    }
+    if (!base || ops > MAX_OPS || (op_info[base->def->op].flags & OPF_LEAF))
+        return;
+    t->base[v->id] = base;
+    t->ops[v->id] = ops;
+}
+
+/* v costs little to compute again, and what it takes is there: its base has a reader no earlier than v's last. */
+static bool is_activation(const Inline *t, const Value *v) {
+    const Value *b = t->base[v->id];
+    return b && v->uses.n <= MAX_READERS && t->until[b->id] >= t->until[v->id];
 }
 
 /* ---- matrix operands ---- */
@@ -195,8 +232,18 @@ static int common_home(const Inline *t, const Value *v) {
 
 void fuse_inline(Graph *g, bool *inlined) {
     size_t nv = (size_t)g->next_value + 1, nn = (size_t)g->next_node + 1;
-    Inline t = {g, inlined, xcalloc(nv, 1), xcalloc(nv, 1), xcalloc(nv, 1), xcalloc(nv, sizeof(int)), xcalloc(nn, sizeof(int))};
+    Inline t = {g, inlined, xcalloc(nv, 1), xcalloc(nv, 1), xcalloc(nv, 1), NULL, NULL, NULL, xcalloc(nv, sizeof(int)), xcalloc(nn, sizeof(int))};
+    t.base = xcalloc(nv, sizeof *t.base);
+    t.ops = xcalloc(nv, sizeof *t.ops);
+    t.until = xcalloc(nv, sizeof *t.until);
+    int place = 0;
     FOR_NODES(n, g) {
+        place++;
+        for (int i = 0; i < n->nin; i++)
+            if (n->in[i])
+                t.until[n->in[i]->id] = place;
+        if (n->nout == 1)
+            find_base(&t, n);
         if (n->nout == 1)
             t.trivial[n->out[0]->id] = is_trivial(&t, n);
         for (int i = 0; i < 2 && n->op == OP_MATMUL; i++)
@@ -211,7 +258,7 @@ void fuse_inline(Graph *g, bool *inlined) {
             continue;
         Value *v = n->out[0];
         int home = common_home(&t, v);
-        bool free_ = t.trivial[v->id] || t.absorbed[v->id];
+        bool free_ = t.trivial[v->id] || t.absorbed[v->id] || is_activation(&t, v);
         if (home == MANY ? !free_ : home != NONE && t.members[home - 1] >= MAX_MEMBERS)
             continue;
         t.home[v->id] = home == NONE ? MANY : home;
@@ -222,6 +269,9 @@ void fuse_inline(Graph *g, bool *inlined) {
     free(t.store);
     free(t.trivial);
     free(t.absorbed);
+    free(t.base);
+    free(t.ops);
+    free(t.until);
     free(t.home);
     free(t.members);
 }
