@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -189,7 +190,9 @@ Pool *pool_new(int threads) {
     atomic_init(&pool->ticket, TASK_MASK);
     pool->workers = calloc((size_t)threads, sizeof *pool->workers);
     cpu_set_t allowed;
-    bool pin = threads == cpu_count() && sched_getaffinity(0, sizeof allowed, &allowed) == 0;
+    const char *wish = getenv("STGC_PIN"); /* 0: let the system move threads */
+    bool pin = threads == cpu_count() && !(wish && strcmp(wish, "0") == 0) &&
+               sched_getaffinity(0, sizeof allowed, &allowed) == 0;
     int cpu = -1;
     for (int i = 0; pool->workers && i < threads; i++) {
         if (pin)

@@ -1,11 +1,12 @@
 /* bench_gemm.c: matrix products of the reference workload, measured; not a test.
  *
- *   cc -O2 -I. tests/bench_gemm.c librt.a -lm -lpthread -ldl && ./a.out [threads] [rounds] [peers|own] [only]
+ *   cc -O2 -I. tests/bench_gemm.c librt.a -lm -lpthread -ldl && ./a.out [threads] [rounds]
+ * [peers|own] [only]
  *
  * Every shape is timed in interleaved rounds, the median is printed. One thread is timed by its
- * own CPU time, which other processes hardly disturb; more threads by the clock. With `peers`, oneDNN's
- * dnnl_sgemm (loaded if installed, OMP_NUM_THREADS threads) multiplies the dense shapes too. `only`: shapes
- * whose name has this text. */
+ * own CPU time, which other processes hardly disturb; more threads by the clock. With `peers`,
+ * oneDNN's dnnl_sgemm (loaded if installed, OMP_NUM_THREADS threads) multiplies the dense shapes
+ * too. `only`: shapes whose name has this text. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>
@@ -233,7 +234,8 @@ int main(int argc, char **argv) {
     if (stgc_rt_threads(rt) == 1)
         timer = CLOCK_THREAD_CPUTIME_ID;
     Sgemm sgemm = NULL;
-    void *library = argc > 3 && strcmp(argv[3], "peers") == 0 ? dlopen("libdnnl.so.2", RTLD_NOW) : NULL;
+    void *library =
+        argc > 3 && strcmp(argv[3], "peers") == 0 ? dlopen("libdnnl.so.2", RTLD_NOW) : NULL;
     if (library)
         *(void **)&sgemm = dlsym(library, "dnnl_sgemm");
     printf("%s\n", stgc_rt_describe(rt));
