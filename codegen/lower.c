@@ -249,7 +249,7 @@ static void copy_updates(Lower *L) {
 /* ---- the whole ---- */
 
 static LowerHook *const hooks[OP_COUNT] = {
-#define OP(ID, m, a, b, c, f, infer, eval, grad, lower) lower_##lower,
+#define OP(ID, m, a, b, c, f, infer, eval, grad, lower, emit) lower_##lower,
 #include "ir/ops.def"
 #undef OP
 };

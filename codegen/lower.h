@@ -174,7 +174,7 @@ int64_t lower_scratch(const Graph *g, const Kernel *k);
 
 /* ---- the hooks of ops.def's last column: emit kernel number `kernel`, whose main node is n ---- */
 typedef void LowerHook(Lower *L, int kernel, Node *n);
-#define OP(ID, m, a, b, c, f, infer, eval, grad, lower) LowerHook lower_##lower;
+#define OP(ID, m, a, b, c, f, infer, eval, grad, lower, emit) LowerHook lower_##lower;
 #include "ir/ops.def"
 #undef OP
 /* By kernel kind, for hooks that share them. */

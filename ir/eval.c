@@ -10,7 +10,7 @@
 #include <string.h>
 
 static bool (*const hooks[OP_COUNT])(Eval *, Node *, RTensor **, RTensor **) = {
-#define OP(ID, m, a, b, c, f, infer, eval, grad, lower) eval_##eval,
+#define OP(ID, m, a, b, c, f, infer, eval, grad, lower, emit) eval_##eval,
 #include "ir/ops.def"
 #undef OP
 };

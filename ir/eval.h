@@ -40,7 +40,7 @@ bool eval_node(Eval *ev, Node *n);
 bool eval_graph(Eval *ev, Graph *g, Value *const *only, int nonly);
 
 /* One node's hook: operands in (NULL where absent), results out, made by the hook with rtensor_new(ev->arena, …). */
-#define OP(ID, m, a, b, c, f, infer, eval, grad, lower) bool eval_##eval(Eval *ev, Node *n, RTensor **in, RTensor **out);
+#define OP(ID, m, a, b, c, f, infer, eval, grad, lower, emit) bool eval_##eval(Eval *ev, Node *n, RTensor **in, RTensor **out);
 #include "ir/ops.def"
 #undef OP
 

@@ -7,7 +7,7 @@
 /* ---- tables ---- */
 
 const OpInfo op_info[OP_COUNT] = {
-#define OP(ID, name, lo, hi, nout, flags, infer, eval, grad, lower) {name, lo, hi, nout, flags},
+#define OP(ID, name, lo, hi, nout, flags, infer, eval, grad, lower, emit) {name, lo, hi, nout, flags},
 #include "ir/ops.def"
 #undef OP
 };

@@ -14,7 +14,7 @@
 #include <string.h>
 
 static bool (*const hooks[OP_COUNT])(Node *, Diag *) = {
-#define OP(ID, m, a, b, c, f, infer, eval, grad, lower) infer_##infer,
+#define OP(ID, m, a, b, c, f, infer, eval, grad, lower, emit) infer_##infer,
 #include "ir/ops.def"
 #undef OP
 };

@@ -16,7 +16,7 @@ bool graph_infer(Graph *g, Diag *d);
 bool dims_broadcast(const Value *a, const Value *b, int *rank, int64_t *dims);
 
 #define X_INFER(n, d) (Node *n, Diag *d)
-#define OP(ID, m, a, b, c, f, infer, eval, grad, lower) bool infer_##infer(Node *n, Diag *d);
+#define OP(ID, m, a, b, c, f, infer, eval, grad, lower, emit) bool infer_##infer(Node *n, Diag *d);
 #include "ir/ops.def"
 #undef OP
 

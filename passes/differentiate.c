@@ -14,7 +14,7 @@
 
 typedef void (*GradRule)(Grad *G, Node *n, Value *const *dout);
 static const GradRule rules[OP_COUNT] = {
-#define OP(ID, m, a, b, c, f, infer, eval, grad, lower) [OP_##ID] = grad_##grad,
+#define OP(ID, m, a, b, c, f, infer, eval, grad, lower, emit) [OP_##ID] = grad_##grad,
 #include "ir/ops.def"
 #undef OP
 };

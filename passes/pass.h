@@ -91,7 +91,7 @@ typedef struct Grad {
 bool grad_needs(const Grad *G, const Value *v);
 void grad_add(Grad *G, Value *v, Value *cotangent); /* cotangent must have v's shape; float */
 Value *grad_unbroadcast(Grad *G, Value *cotangent, const Value *like); /* sums what broadcasting expanded */
-#define OP(ID, m, a, b, c, f, infer, eval, grad, lower) void grad_##grad(Grad *G, Node *n, Value *const *dout);
+#define OP(ID, m, a, b, c, f, infer, eval, grad, lower, emit) void grad_##grad(Grad *G, Node *n, Value *const *dout);
 #include "ir/ops.def"
 #undef OP
 
