@@ -18,7 +18,8 @@
 static bool contains_word(const char *name) {
     static const char *const words[] = {"inv_freq",  "rotary",    "cos_cached",   "sin_cached",
                                         "cos_cache", "sin_cache", "position_ids", "causal_mask",
-                                        "attn_mask", "alibi",     "running_mean", "running_var"};
+                                        "attn_mask", "alibi",     "running_mean", "running_var",
+                                        "zeros"};
     for (int i = 0; i < COUNT_OF(words); i++)
         if (strstr(name, words[i]))
             return true;
@@ -59,19 +60,22 @@ static bool is_geometric(const Tensor *t) {
     return true;
 }
 
-/* Every row lies on the unit circle with its partner, or all values in [-1, 1] with cos(0) = 1 or
- * sin(0) = 0 in the first row: a cache of cosines or sines over positions. */
+/* A cache of a*cos(p w) or a*sin(p w) over positions p (rows), whose first frequency w is 1: the
+ * first row is constant (a or 0), the next ones follow in the first column, and nothing exceeds a.
+ */
 static bool is_wave_table(const Tensor *t) {
     if (t->rank < 2)
         return false;
     int64_t n = tensor_count(t), cols = t->dims[t->rank - 1], rows = cols ? n / cols : 0;
     if (rows < 4 || cols < 4)
         return false;
-    double first = tensor_get_f(t, 0), at_one = tensor_get_f(t, cols);
-    if (fabs(at_one - (first == 1 ? cos(1) : sin(1))) > 1e-5 || (first != 1 && first != 0))
+    double first = tensor_get_f(t, 0), one = tensor_get_f(t, cols), two = tensor_get_f(t, 2 * cols);
+    double a = first != 0 ? first : one / sin(1);
+    double want_one = first != 0 ? a * cos(1) : one, want_two = a * (first != 0 ? cos(2) : sin(2));
+    if (!(a > 0) || fabs(one - want_one) > 1e-4 * a || fabs(two - want_two) > 1e-4 * a)
         return false;
     for (int64_t i = 0; i < n; i++)
-        if (fabs(tensor_get_f(t, i)) > 1 || (i < cols && tensor_get_f(t, i) != first))
+        if (fabs(tensor_get_f(t, i)) > 1.0001 * a || (i < cols && tensor_get_f(t, i) != first))
             return false;
     return true;
 }
@@ -210,7 +214,28 @@ static void print_layers(Job *j, const Compile *c, FILE *to) {
     moe_layers_free(&layers);
 }
 
-static void print_recipe(Job *j, const Compile *c, FILE *to) {
+/* Sizes of the input that takes tokens, where the model fixes them; else the defaults. Read before
+ * samples are bound. */
+typedef struct TokenSizes {
+    int64_t batch, sequence;
+} TokenSizes;
+
+static TokenSizes token_sizes(const Graph *g) {
+    TokenSizes s = {8, 256};
+    const char *name = NULL;
+    if (!has_integer_input(g, &name))
+        return s;
+    for (int i = 0; i < g->inputs.n; i++) {
+        const Value *v = g->inputs.at[i];
+        if (strcmp(node_str(v->def, AT_NAME, ""), name) != 0)
+            continue;
+        s.batch = v->dims[0] > 0 ? v->dims[0] : s.batch;
+        s.sequence = v->dims[1] > 0 ? v->dims[1] : s.sequence;
+    }
+    return s;
+}
+
+static void print_recipe(Job *j, const Compile *c, TokenSizes sizes, FILE *to) {
     const Graph *g = j->g;
     const char *logits = NULL, *tokens = NULL;
     const Value *v = logits_output(g, &logits);
@@ -264,20 +289,22 @@ static void print_recipe(Job *j, const Compile *c, FILE *to) {
     fputs("}             # constants for the other inputs\n  order: shuffle\n\n"
           "optimizer: {kind: adamw, lr: 1.0e-3, betas: [0.9, 0.999], eps: 1.0e-8, weight_decay: "
           "0.01, clip_norm: null}\n"
-          "schedule: {kind: constant, warmup: 0, steps: 1000}   # constant | linear | cosine\n"
-          "train: {batch: 8, sequence: 256, accumulate: 1, seed: 1, checkpoint_every: 500, "
-          "log_every: 10}\n",
+          "schedule: {kind: constant, warmup: 0, steps: 1000}   # constant | linear | cosine\n",
           to);
+    fprintf(to,
+            "train: {batch: %" PRId64 ", sequence: %" PRId64
+            ", accumulate: 1, seed: 1, checkpoint_every: 500, log_every: 10}\n",
+            sizes.batch, sizes.sequence);
 }
 
 /* The recipe as one text, so that a file appears whole. */
-static bool write_recipe(Job *j, const Compile *c) {
+static bool write_recipe(Job *j, const Compile *c, TokenSizes sizes) {
     char *text = NULL;
     size_t n = 0;
     FILE *to = open_memstream(&text, &n);
     if (!to)
         bug("no memory stream");
-    print_recipe(j, c, to);
+    print_recipe(j, c, sizes, to);
     fclose(to);
     bool ok = true;
     if (!j->o->out) {
@@ -306,8 +333,11 @@ int cmd_init(const Options *o) {
     job_begin(&j, o);
     j.recipe = recipe_new();
     Compile c = {0};
-    bool ok = job_load_model(&j) && (!o->data || job_load_data(&j)) && job_bind_samples(&j) &&
-              job_check_output(&j);
+    TokenSizes sizes = {0};
+    bool ok = job_load_model(&j);
+    if (ok)
+        sizes = token_sizes(j.g);
+    ok = ok && (!o->data || job_load_data(&j)) && job_bind_samples(&j) && job_check_output(&j);
     if (ok) {
         /* Passes fold tables away: parameters are read off the graph as imported, layers off the
          * raised copy. */
@@ -315,7 +345,7 @@ int cmd_init(const Options *o) {
                       .recipe = j.recipe,
                       .diag = &j.model_diag,
                       .allow_unraised = true};
-        ok = passes_run(&c, &stopped) && write_recipe(&j, &c);
+        ok = passes_run(&c, &stopped) && write_recipe(&j, &c, sizes);
         graph_free(c.g);
     }
     vec_free(&c.not_raised);
