@@ -1,5 +1,5 @@
-/* onnx_attr.c: a node's attributes: known name, the declared type, used once, present where required; references inside a
- * function body resolved to what the call gives. */
+/* onnx_attr.c: a node's attributes: known name, the declared type, used once, present where
+ * required; references inside a function body resolved to what the call gives. */
 #include <string.h>
 
 #include "frontend/onnx_import.h"
@@ -7,7 +7,7 @@
 enum { MAX_LIST = 65536 };
 
 static const char *const type_names[] = {
-    "no type", "float",   "int",    "string", "tensor",        "graph", "floats", "ints",
+    "no type", "float",   "int",    "string", "tensor",         "graph", "floats", "ints",
     "strings", "tensors", "graphs", "sparse", "sparse tensors", "type",  "types",
 };
 
@@ -23,7 +23,8 @@ static const Onnx__AttributeProto *node_attr_find(const Onnx__NodeProto *n, cons
     return NULL;
 }
 
-/* What a reference to an attribute of the enclosing function means in this call; NULL: not given, so absent. */
+/* What a reference to an attribute of the enclosing function means in this call; NULL: not given,
+ * so absent. */
 static const Onnx__AttributeProto *resolve(const Frame *f, const Onnx__AttributeProto *a) {
     if (!a || !a->ref_attr_name || !*a->ref_attr_name)
         return a;
@@ -37,8 +38,10 @@ const Onnx__AttributeProto *call_attr(OpCall *c, const char *name) {
     return resolve(c->frame, node_attr_find(c->node, name));
 }
 
-/* The entry of `name` in a row's list "axis:int to:int!"; the type's text into *type, its length into *len. */
-static bool row_attr(const char *attrs, const char *name, size_t name_len, const char **type, size_t *len) {
+/* The entry of `name` in a row's list "axis:int to:int!"; the type's text into *type, its length
+ * into *len. */
+static bool row_attr(const char *attrs, const char *name, size_t name_len, const char **type,
+                     size_t *len) {
     for (const char *p = attrs; p && *p;) {
         size_t n = strcspn(p, ":"), rest = strcspn(p, " ");
         if (n == name_len && !strncmp(p, name, n)) {
@@ -51,12 +54,24 @@ static bool row_attr(const char *attrs, const char *name, size_t name_len, const
     return false;
 }
 
-/* The field that holds a value of type t is the only one set. Scalars of an absent field count as their default. */
+/* The field that holds a value of type t is the only one set. Scalars of an absent field count as
+ * their default. */
 static bool attr_fields_fit(const Onnx__AttributeProto *a) {
     bool used[15] = {
-        false,           a->has_f,         a->has_i,         a->has_s,        a->t != NULL,
-        a->g != NULL,    a->n_floats > 0,  a->n_ints > 0,    a->n_strings > 0, a->n_tensors > 0,
-        a->n_graphs > 0, a->sparse_tensor != NULL, a->n_sparse_tensors > 0, a->tp != NULL,
+        false,
+        a->has_f,
+        a->has_i,
+        a->has_s,
+        a->t != NULL,
+        a->g != NULL,
+        a->n_floats > 0,
+        a->n_ints > 0,
+        a->n_strings > 0,
+        a->n_tensors > 0,
+        a->n_graphs > 0,
+        a->sparse_tensor != NULL,
+        a->n_sparse_tensors > 0,
+        a->tp != NULL,
         a->n_type_protos > 0,
     };
     for (int i = 1; i < COUNT_OF(used); i++)
@@ -64,15 +79,16 @@ static bool attr_fields_fit(const Onnx__AttributeProto *a) {
             return false;
     return a->type > 0 && a->type < COUNT_OF(used) &&
            (used[a->type] || a->type == ONNX_ATTR_FLOAT || a->type == ONNX_ATTR_INT ||
-            a->type == ONNX_ATTR_STRING || (a->type >= ONNX_ATTR_FLOATS && a->type <= ONNX_ATTR_GRAPHS));
+            a->type == ONNX_ATTR_STRING ||
+            (a->type >= ONNX_ATTR_FLOATS && a->type <= ONNX_ATTR_GRAPHS));
 }
 
 static void check_one(OpCall *c, const Onnx__AttributeProto *given) {
     const char *name = text_or(given->name, ""), *shown = diag_safe(c->im->d, name), *type;
     size_t len;
     if (!row_attr(c->row->attrs, name, strlen(name), &type, &len))
-        call_fail(c, "attribute \"%s\" is not known for this operator at opset %d (known: %s)", shown,
-                  c->opset, text_or(c->row->attrs, "none"));
+        call_fail(c, "attribute \"%s\" is not known for this operator at opset %d (known: %s)",
+                  shown, c->opset, text_or(c->row->attrs, "none"));
     const Onnx__AttributeProto *a = resolve(c->frame, given);
     if (!a)
         return;
@@ -82,7 +98,8 @@ static void check_one(OpCall *c, const Onnx__AttributeProto *given) {
     if (strlen(found) != len || strncmp(found, type, len) != 0)
         call_fail(c, "attribute \"%s\" is of type %s; expected %.*s", shown, found, (int)len, type);
     if (!attr_fields_fit(a))
-        call_fail(c, "attribute \"%s\" says it is of type %s, but other fields are set", shown, found);
+        call_fail(c, "attribute \"%s\" says it is of type %s, but other fields are set", shown,
+                  found);
     if (a->n_ints > MAX_LIST || a->n_floats > MAX_LIST || a->n_strings > MAX_LIST)
         call_fail(c, "attribute \"%s\" has more than %d elements", shown, MAX_LIST);
 }

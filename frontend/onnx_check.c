@@ -1,11 +1,18 @@
-/* onnx_check.c: faults of a model as a whole, found before anything is built: versions, names in single assignment and in
- * order, functions that call themselves or explode, operators nobody here can read. All are reported at once. */
+/* onnx_check.c: faults of a model as a whole, found before anything is built: versions, names in
+ * single assignment and in order, functions that call themselves or explode, operators nobody here
+ * can read. All are reported at once. */
 #include "frontend/onnx_import.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { IR_OLDEST = 3, IR_NEWEST = 13, MAX_FUNCTIONS = 10000, MAX_CALL_DEPTH = 100, MAX_REPORTS = 50 };
+enum {
+    IR_OLDEST = 3,
+    IR_NEWEST = 13,
+    MAX_FUNCTIONS = 10000,
+    MAX_CALL_DEPTH = 100,
+    MAX_REPORTS = 50
+};
 
 bool domain_is_onnx(const char *domain) {
     return !domain || !*domain || !strcmp(domain, "ai.onnx");
@@ -49,7 +56,8 @@ int opsets_version(const Opsets *o, const char *domain) {
     return row ? *(const int *)((const char *)o + row->field) : -1;
 }
 
-bool opsets_read(Import *im, Onnx__OperatorSetIdProto **list, size_t n, Opsets *o, const char *where) {
+bool opsets_read(Import *im, Onnx__OperatorSetIdProto **list, size_t n, Opsets *o,
+                 const char *where) {
     int before = im->d->errors;
     StrMap others = {0};
     *o = (Opsets){0};
@@ -64,7 +72,8 @@ bool opsets_read(Import *im, Onnx__OperatorSetIdProto **list, size_t n, Opsets *
         if (!slot) /* harmless unless a node uses it, which is reported there */
             continue;
         if (list[i]->version < 1 || list[i]->version > row->newest) {
-            diag_error(im->d, EXIT_MODEL, "opset version %lld of domain \"%s\" is not supported: 1 to %d are",
+            diag_error(im->d, EXIT_MODEL,
+                       "opset version %lld of domain \"%s\" is not supported: 1 to %d are",
                        (long long)list[i]->version, shown, row->newest);
             *slot = row->newest;
             continue;
@@ -77,9 +86,10 @@ bool opsets_read(Import *im, Onnx__OperatorSetIdProto **list, size_t n, Opsets *
 
 /* ---- functions ---- */
 
-static const char *function_key(Import *im, const char *domain, const char *name, const char *overload) {
-    return arena_printf(&im->scratch, "%s\n%s\n%s", domain_is_onnx(domain) ? "" : domain, text_or(name, ""),
-                        text_or(overload, ""));
+static const char *function_key(Import *im, const char *domain, const char *name,
+                                const char *overload) {
+    return arena_printf(&im->scratch, "%s\n%s\n%s", domain_is_onnx(domain) ? "" : domain,
+                        text_or(name, ""), text_or(overload, ""));
 }
 
 FunctionInfo *function_find(const Import *im, const Onnx__NodeProto *n) {
@@ -92,7 +102,8 @@ FunctionInfo *function_find(const Import *im, const Onnx__NodeProto *n) {
     if (len < (int)sizeof small)
         return strmap_get(&im->functions, small);
     char *key = xcalloc((size_t)len + 1, 1);
-    snprintf(key, (size_t)len + 1, "%s\n%s\n%s", domain, text_or(n->op_type, ""), text_or(n->overload, ""));
+    snprintf(key, (size_t)len + 1, "%s\n%s\n%s", domain, text_or(n->op_type, ""),
+             text_or(n->overload, ""));
     FunctionInfo *f = strmap_get(&im->functions, key);
     free(key);
     return f;
@@ -101,7 +112,8 @@ FunctionInfo *function_find(const Import *im, const Onnx__NodeProto *n) {
 static void functions_index(Import *im) {
     const Onnx__ModelProto *m = im->model;
     if (m->n_functions > MAX_FUNCTIONS) {
-        diag_error(im->d, EXIT_RESOURCE, "%zu functions; at most %d are accepted", m->n_functions, MAX_FUNCTIONS);
+        diag_error(im->d, EXIT_RESOURCE, "%zu functions; at most %d are accepted", m->n_functions,
+                   MAX_FUNCTIONS);
         return;
     }
     for (size_t i = 0; i < m->n_functions && !enough(im); i++) {
@@ -153,7 +165,8 @@ static void report_recursion(Import *im, const FunctionInfo *info, const CallCha
     const char *path = diag_safe(im->d, text_or(info->proto->name, ""));
     const char *start = path;
     for (const CallChain *c = up; c; c = c->up) {
-        path = arena_printf(&im->scratch, "%s -> %s", diag_safe(im->d, text_or(c->info->proto->name, "")), path);
+        path = arena_printf(&im->scratch, "%s -> %s",
+                            diag_safe(im->d, text_or(c->info->proto->name, "")), path);
         if (c->info == info)
             break;
     }
@@ -199,7 +212,8 @@ typedef struct Names {
     bool order_reported;
 } Names;
 
-static void check_graph_names(Import *im, const Onnx__GraphProto *g, const Names *parent, const char *where);
+static void check_graph_names(Import *im, const Onnx__GraphProto *g, const Names *parent,
+                              const char *where);
 
 static bool names_visible(const Names *s, const char *name) {
     for (; s; s = s->parent)
@@ -216,10 +230,12 @@ static void define(Import *im, Names *s, const char *name, const char *what) {
         strmap_put(&s->defined, name, s);
 }
 
-/* A cycle among the nodes of s, as text; NULL if there is none. Depth first with a stack of its own. */
+/* A cycle among the nodes of s, as text; NULL if there is none. Depth first with a stack of its
+ * own. */
 static const char *find_cycle(Import *im, const Names *s, size_t *order) {
     char *state = xcalloc(s->nnodes + 1, 1);
-    size_t *stack = xcalloc(s->nnodes + 1, sizeof *stack), *edge = xcalloc(s->nnodes + 1, sizeof *edge);
+    size_t *stack = xcalloc(s->nnodes + 1, sizeof *stack),
+           *edge = xcalloc(s->nnodes + 1, sizeof *edge);
     size_t done = 0;
     const char *cycle = NULL;
     for (size_t root = 0; root < s->nnodes && !cycle; root++) {
@@ -243,10 +259,11 @@ static const char *find_cycle(Import *im, const Names *s, size_t *order) {
                 stack[depth] = from - 1, edge[depth++] = 0, state[from - 1] = 1;
                 continue;
             }
-            cycle = arena_printf(&im->scratch, "\"%s\"", diag_safe(im->d, node_label(s->nodes[from - 1])));
+            cycle = arena_printf(&im->scratch, "\"%s\"",
+                                 diag_safe(im->d, node_label(s->nodes[from - 1])));
             for (size_t k = depth; k-- > 0;) {
-                cycle = arena_printf(&im->scratch, "\"%s\" -> %s", diag_safe(im->d, node_label(s->nodes[stack[k]])),
-                                     cycle);
+                cycle = arena_printf(&im->scratch, "\"%s\" -> %s",
+                                     diag_safe(im->d, node_label(s->nodes[stack[k]])), cycle);
                 if (stack[k] == from - 1 || depth - k > 8)
                     break;
             }
@@ -266,18 +283,20 @@ static void report_missing(Import *im, Names *s, const Onnx__NodeProto *n, const
             if (cycle)
                 diag_error(im->d, EXIT_MODEL, "the nodes of %s form a cycle: %s", at->where, cycle);
             else
-                diag_error(im->d, EXIT_MODEL,
-                           "the nodes of %s are not in topological order: \"%s\" is used before it is "
-                           "defined (--sort accepts that)",
-                           at->where, shown);
-            diag_more(im->d, "node \"%s\" (%s)", diag_safe(im->d, node_label(n)), diag_safe(im->d, n->op_type));
+                diag_error(
+                    im->d, EXIT_MODEL,
+                    "the nodes of %s are not in topological order: \"%s\" is used before it is "
+                    "defined (--sort accepts that)",
+                    at->where, shown);
+            diag_more(im->d, "node \"%s\" (%s)", diag_safe(im->d, node_label(n)),
+                      diag_safe(im->d, n->op_type));
         }
         at->order_reported = true;
         return;
     }
     diag_error(im->d, EXIT_MODEL, "\"%s\" is used but never defined", shown);
-    diag_more(im->d, "node \"%s\" (%s) of %s", diag_safe(im->d, node_label(n)), diag_safe(im->d, n->op_type),
-              s->where);
+    diag_more(im->d, "node \"%s\" (%s) of %s", diag_safe(im->d, node_label(n)),
+              diag_safe(im->d, n->op_type), s->where);
 }
 
 static void check_node_names(Import *im, Names *s, const Onnx__NodeProto *n) {
@@ -288,8 +307,9 @@ static void check_node_names(Import *im, Names *s, const Onnx__NodeProto *n) {
         const Onnx__AttributeProto *at = n->attribute[a];
         if (!at->g && !at->n_graphs)
             continue;
-        const char *where = arena_printf(&im->scratch, "\"%s\" of node \"%s\"", diag_safe(im->d, text_or(at->name, "")),
-                                         diag_safe(im->d, node_label(n)));
+        const char *where =
+            arena_printf(&im->scratch, "\"%s\" of node \"%s\"",
+                         diag_safe(im->d, text_or(at->name, "")), diag_safe(im->d, node_label(n)));
         if (at->g)
             check_graph_names(im, at->g, s, where);
         for (size_t k = 0; k < at->n_graphs; k++)
@@ -326,7 +346,8 @@ static void names_free(Names *s) {
     strmap_free(&s->produced);
 }
 
-static void check_graph_names(Import *im, const Onnx__GraphProto *g, const Names *parent, const char *where) {
+static void check_graph_names(Import *im, const Onnx__GraphProto *g, const Names *parent,
+                              const char *where) {
     Names s = {.parent = parent, .where = where, .nodes = g->node, .nnodes = g->n_node};
     StrMap initializers = {0};
     for (size_t i = 0; i < g->n_input && !enough(im); i++) {
@@ -340,18 +361,20 @@ static void check_graph_names(Import *im, const Onnx__GraphProto *g, const Names
         if (!*name)
             diag_error(im->d, EXIT_MODEL, "initializer %zu of %s has no name", i, where);
         else if (!strmap_put(&initializers, name, &s))
-            diag_error(im->d, EXIT_MODEL, "initializer \"%s\" is given twice in %s", diag_safe(im->d, name), where);
+            diag_error(im->d, EXIT_MODEL, "initializer \"%s\" is given twice in %s",
+                       diag_safe(im->d, name), where);
         else if (!strmap_get(&s.defined, name)) /* an input of that name takes it as its default */
             define(im, &s, name, "an initializer");
     }
     if (g->n_sparse_initializer)
-        diag_error(im->d, EXIT_MODEL, "%s has %zu sparse initializers, which are not supported", where,
-                   g->n_sparse_initializer);
+        diag_error(im->d, EXIT_MODEL, "%s has %zu sparse initializers, which are not supported",
+                   where, g->n_sparse_initializer);
     check_node_list(im, &s);
     for (size_t i = 0; i < g->n_output && !enough(im); i++) {
         const char *name = text_or(g->output[i]->name, "");
         if (!names_visible(&s, name))
-            diag_error(im->d, EXIT_MODEL, "output \"%s\" of %s is never defined", diag_safe(im->d, name), where);
+            diag_error(im->d, EXIT_MODEL, "output \"%s\" of %s is never defined",
+                       diag_safe(im->d, name), where);
     }
     strmap_free(&initializers);
     names_free(&s);
@@ -366,8 +389,8 @@ static void check_function_names(Import *im, const FunctionInfo *info) {
     check_node_list(im, &s);
     for (size_t i = 0; i < f->n_output && !enough(im); i++)
         if (!names_visible(&s, f->output[i]))
-            diag_error(im->d, EXIT_MODEL, "output \"%s\" of %s is never defined", diag_safe(im->d, f->output[i]),
-                       s.where);
+            diag_error(im->d, EXIT_MODEL, "output \"%s\" of %s is never defined",
+                       diag_safe(im->d, f->output[i]), s.where);
     names_free(&s);
 }
 
@@ -382,9 +405,11 @@ typedef struct UnsupportedList {
     VEC(Unsupported *) list;
 } UnsupportedList;
 
-static void find_unsupported(Import *im, Onnx__NodeProto **nodes, size_t n, const Opsets *o, UnsupportedList *out);
+static void find_unsupported(Import *im, Onnx__NodeProto **nodes, size_t n, const Opsets *o,
+                             UnsupportedList *out);
 
-static void find_unsupported_node(Import *im, const Onnx__NodeProto *n, const Opsets *o, UnsupportedList *out) {
+static void find_unsupported_node(Import *im, const Onnx__NodeProto *n, const Opsets *o,
+                                  UnsupportedList *out) {
     for (size_t a = 0; a < n->n_attribute; a++) {
         const Onnx__AttributeProto *at = n->attribute[a];
         if (at->g)
@@ -396,7 +421,8 @@ static void find_unsupported_node(Import *im, const Onnx__NodeProto *n, const Op
     if (function_find(im, n) || (version > 0 && op_row_find(im, n->domain, n->op_type, version)))
         return;
     const char *domain = domain_is_onnx(n->domain) ? "" : n->domain;
-    const char *key = arena_printf(&im->scratch, "%s%s%s", domain, *domain ? ":" : "", text_or(n->op_type, ""));
+    const char *key =
+        arena_printf(&im->scratch, "%s%s%s", domain, *domain ? ":" : "", text_or(n->op_type, ""));
     Unsupported *u = strmap_get(&out->by_name, key);
     if (!u) {
         u = ARENA_NEW(&im->scratch, Unsupported);
@@ -413,7 +439,8 @@ static void find_unsupported_node(Import *im, const Onnx__NodeProto *n, const Op
     u->count++;
 }
 
-static void find_unsupported(Import *im, Onnx__NodeProto **nodes, size_t n, const Opsets *o, UnsupportedList *out) {
+static void find_unsupported(Import *im, Onnx__NodeProto **nodes, size_t n, const Opsets *o,
+                             UnsupportedList *out) {
     for (size_t i = 0; i < n; i++)
         find_unsupported_node(im, nodes[i], o, out);
 }
@@ -423,15 +450,18 @@ static void check_operators(Import *im) {
     find_unsupported(im, im->model->graph->node, im->model->graph->n_node, &im->opsets, &u);
     for (size_t i = 0; i < im->model->n_functions; i++) {
         const Onnx__FunctionProto *f = im->model->functions[i];
-        FunctionInfo *info = strmap_get(&im->functions, function_key(im, f->domain, f->name, f->overload));
+        FunctionInfo *info =
+            strmap_get(&im->functions, function_key(im, f->domain, f->name, f->overload));
         if (info)
             find_unsupported(im, f->node, f->n_node, &info->opsets, &u);
     }
     if (u.list.n) {
-        diag_error(im->d, EXIT_MODEL, "%d unsupported operator%s:", u.list.n, u.list.n == 1 ? "" : "s");
+        diag_error(im->d, EXIT_MODEL, "%d unsupported operator%s:", u.list.n,
+                   u.list.n == 1 ? "" : "s");
         for (int i = 0; i < u.list.n && i < 100; i++)
-            diag_more(im->d, "%s, %lld node%s, first \"%s\"%s%s%s", u.list.at[i]->op, (long long)u.list.at[i]->count,
-                      u.list.at[i]->count == 1 ? "" : "s", u.list.at[i]->first, u.list.at[i]->why ? " (" : "",
+            diag_more(im->d, "%s, %lld node%s, first \"%s\"%s%s%s", u.list.at[i]->op,
+                      (long long)u.list.at[i]->count, u.list.at[i]->count == 1 ? "" : "s",
+                      u.list.at[i]->first, u.list.at[i]->why ? " (" : "",
                       text_or(u.list.at[i]->why, ""), u.list.at[i]->why ? ")" : "");
     }
     strmap_free(&u.by_name);
@@ -441,9 +471,10 @@ static void check_operators(Import *im) {
 bool onnx_check_model(Import *im) {
     const Onnx__ModelProto *m = im->model;
     Diag *d = im->d;
+    int before = d->errors;
     if (!m->has_ir_version || m->ir_version < IR_OLDEST || m->ir_version > IR_NEWEST)
-        diag_error(d, EXIT_MODEL, "IR version %lld is not supported: %d to %d are", (long long)m->ir_version,
-                   IR_OLDEST, IR_NEWEST);
+        diag_error(d, EXIT_MODEL, "IR version %lld is not supported: %d to %d are",
+                   (long long)m->ir_version, IR_OLDEST, IR_NEWEST);
     if (!m->n_opset_import)
         diag_error(d, EXIT_MODEL, "the model imports no opset (opset_import is missing)");
     opsets_read(im, m->opset_import, m->n_opset_import, &im->opsets, "the model");
@@ -454,18 +485,19 @@ bool onnx_check_model(Import *im) {
     if (m->n_training_info)
         diag_warning(d, "training_info is ignored: only the inference graph is read");
     functions_index(im);
-    if (d->errors)
+    if (d->errors > before)
         return false;
     check_expansion(im);
-    if (d->errors) /* the walks below would follow the same calls */
+    if (d->errors > before) /* the walks below would follow the same calls */
         return false;
     if (!m->graph->n_output)
         diag_error(d, EXIT_MODEL, "the graph has no outputs");
     check_graph_names(im, m->graph, NULL, "the graph");
     for (size_t i = 0; i < m->n_functions && !enough(im); i++) {
         const Onnx__FunctionProto *f = m->functions[i];
-        check_function_names(im, strmap_get(&im->functions, function_key(im, f->domain, f->name, f->overload)));
+        check_function_names(
+            im, strmap_get(&im->functions, function_key(im, f->domain, f->name, f->overload)));
     }
     check_operators(im);
-    return d->errors == 0;
+    return d->errors == before;
 }

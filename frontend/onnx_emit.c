@@ -1,4 +1,5 @@
-/* onnx_emit.c: nodes with the user's shapes checked. See onnx_emit.h; sizes and known values are in onnx_sizes.c. */
+/* onnx_emit.c: nodes with the user's shapes checked. See onnx_emit.h; sizes and known values are in
+ * onnx_sizes.c. */
 #include "frontend/onnx_emit.h"
 
 #include <string.h>
@@ -36,7 +37,8 @@ Node *em_infer(OpCall *c, Node *n) {
     return n;
 }
 
-Node *em_node(OpCall *c, Op op, Value *const *in, int nin, int nout, const Attr *attrs, int nattrs) {
+Node *em_node(OpCall *c, Op op, Value *const *in, int nin, int nout, const Attr *attrs,
+              int nattrs) {
     Node *n = build_node(&c->b, op, in, nin, nout ? nout : op_info[op].nout);
     set_attrs(n, attrs, nattrs);
     return em_infer(c, n);

@@ -1,6 +1,7 @@
-/* onnx_emit.h: how readers build IR. Like the op_* builders, but the shapes are the user's: what does not fit is reported at
- * the user's node and leaves the reader (call_fail), so no function here returns NULL. Sizes may be symbols: what depends on
- * a size is built from SHAPE, and folds once the size is known. */
+/* onnx_emit.h: how readers build IR. Like the op_* builders, but the shapes are the user's: what
+ * does not fit is reported at the user's node and leaves the reader (call_fail), so no function
+ * here returns NULL. Sizes may be symbols: what depends on a size is built from SHAPE, and folds
+ * once the size is known. */
 #ifndef STGCC_FRONTEND_ONNX_EMIT_H
 #define STGCC_FRONTEND_ONNX_EMIT_H
 
@@ -14,7 +15,7 @@
 /* Any node: results inferred. nout 0: what the op table says. */
 Node *em_node(OpCall *c, Op op, Value *const *in, int nin, int nout, const Attr *attrs, int nattrs);
 /* Its only result. */
-#define EM(c, op, in, nin, ...)                                                                    \
+#define EM(c, op, in, nin, ...) \
     em_node(c, op, in, nin, 0, (Attr[]){__VA_ARGS__}, COUNT_OF(((Attr[]){__VA_ARGS__})))->out[0]
 
 Value *em_const(OpCall *c, Tensor *t);
@@ -68,7 +69,8 @@ Value *em_insert_axis(OpCall *c, Value *x, int axis); /* axis of the result */
 Value *em_drop_axis(OpCall *c, Value *x, int axis);
 
 /* ---- knowing values ---- */
-/* The constant that v is, computed if need be from constants and known shapes; NULL if it depends on data or open sizes. */
+/* The constant that v is, computed if need be from constants and known shapes; NULL if it depends
+ * on data or open sizes. */
 const Tensor *em_known(OpCall *c, Value *v);
 /* The same as i64s: count, or -1. At most `cap`; more is a fault. */
 int em_known_ints(OpCall *c, Value *v, int64_t *out, int cap);
@@ -77,7 +79,8 @@ const Partial *em_partial(OpCall *c, const Value *v);
 int em_rank(OpCall *c, Value *x); /* leaves by call_fail if it is not known */
 /* An axis attribute normalised to 0..rank-1. */
 int em_axis(OpCall *c, int64_t axis, int rank);
-/* Axes of input `i` if it is there, else of attribute `name`; -1 if neither. Normalised, without repeats, unsorted. */
+/* Axes of input `i` if it is there, else of attribute `name`; -1 if neither. Normalised, without
+ * repeats, unsorted. */
 int em_axes(OpCall *c, int i, const char *name, int rank, int64_t *axes);
 /* 0, 1, … n-1 for the size of x's axis: i64[n]. */
 Value *em_iota(OpCall *c, Value *x, int axis);

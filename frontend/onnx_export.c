@@ -1,12 +1,15 @@
 /* onnx_export.c: trained weights back into the model they came from.
  *
- * The unpacked model is packed again with some initializers replaced; everything else, documentation and metadata included,
- * stays as it was. What changes is shallow copies in an arena, so the OnnxFile is not touched. Types are converted back to
- * the initializer's; external data are read and embedded, or, when the file would pass 2 GiB, all large tensors go to one
- * file PATH.data. Both files are written beside their names and renamed, so PATH is either the old file or the whole new one.
+ * The unpacked model is packed again with some initializers replaced; everything else,
+ * documentation and metadata included, stays as it was. What changes is shallow copies in an arena,
+ * so the OnnxFile is not touched. Types are converted back to the initializer's; external data are
+ * read and embedded, or, when the file would pass 2 GiB, all large tensors go to one file
+ * PATH.data. Both files are written beside their names and renamed, so PATH is either the old file
+ * or the whole new one.
  *
- * Experts that an exporter merged into one initializer have copies of their own named NAME@LAYER.EXPERT: each becomes an
- * initializer of that name, and the operand of its expert reads it instead. */
+ * Experts that an exporter merged into one initializer have copies of their own named
+ * NAME@LAYER.EXPERT: each becomes an initializer of that name, and the operand of its expert reads
+ * it instead. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +21,9 @@
 
 #include "frontend/onnx_file.h"
 
-enum { EXTERNAL_FROM = 1024 }; /* bytes from which a tensor moves out of a file that would be too large */
+enum {
+    EXTERNAL_FROM = 1024
+}; /* bytes from which a tensor moves out of a file that would be too large */
 
 /* One operand of one node. */
 typedef struct Slot {
@@ -52,14 +57,17 @@ static const char *shown(Export *e, const char *s) {
 
 /* ---- replacing ---- */
 
-/* A copy of header `t` with `k`'s values in t's type as raw data. NULL with a diagnostic if the shapes differ. */
-static Onnx__TensorProto *tensor_with(Export *e, const Onnx__TensorProto *t, const char *name, const Tensor *k) {
+/* A copy of header `t` with `k`'s values in t's type as raw data. NULL with a diagnostic if the
+ * shapes differ. */
+static Onnx__TensorProto *tensor_with(Export *e, const Onnx__TensorProto *t, const char *name,
+                                      const Tensor *k) {
     bool same = (int)t->n_dims == k->rank;
     for (int i = 0; same && i < k->rank; i++)
         same = t->dims[i] == k->dims[i];
     DType type = dtype_from_onnx(t->data_type);
     if (!same || type == DT_NONE) {
-        diag_error(e->d, EXIT_MODEL, "the values for \"%s\" have another shape than the initializer", shown(e, name));
+        diag_error(e->d, EXIT_MODEL,
+                   "the values for \"%s\" have another shape than the initializer", shown(e, name));
         return NULL;
     }
     const Tensor *stored = k;
@@ -97,7 +105,9 @@ static bool embed_external(Export *e, int i) {
     if (!k)
         return false;
     if (dtype_from_onnx(t->data_type) == DT_NONE) {
-        diag_error(e->d, EXIT_MODEL, "initializer \"%s\" of 4-bit numbers in external data cannot be written back", shown(e, t->name));
+        diag_error(e->d, EXIT_MODEL,
+                   "initializer \"%s\" of 4-bit numbers in external data cannot be written back",
+                   shown(e, t->name));
         return false;
     }
     e->initializers.at[i] = tensor_with(e, t, t->name, k);
@@ -113,7 +123,8 @@ static bool parse_copy(Export *e, const NamedTensor *v, Copy *c) {
     long layer = strtol(at + 1, &end, 10), expert = *end == '.' ? strtol(end + 1, &end, 10) : -1;
     if (*end || layer < 0 || expert < 0 || end == at + 1)
         return false;
-    *c = (Copy){v, arena_printf(&e->arena, "%.*s", (int)(at - v->name), v->name), (int)layer, (int)expert};
+    *c = (Copy){v, arena_printf(&e->arena, "%.*s", (int)(at - v->name), v->name), (int)layer,
+                (int)expert};
     return strmap_get(&e->by_name, c->base) != NULL;
 }
 
@@ -158,7 +169,8 @@ static long differing_number(const char *label, const char *other) {
     return end != label + i && !strcmp(end, other_end) ? v : -1;
 }
 
-/* Puts slots in the order of their experts: by the numbers 0..n-1 in their nodes' names if those are such, else as they are. */
+/* Puts slots in the order of their experts: by the numbers 0..n-1 in their nodes' names if those
+ * are such, else as they are. */
 static void order_slots(Export *e, Slot *slots, int n) {
     Slot *sorted = ARENA_ARRAY(&e->arena, Slot, n);
     bool *used = ARENA_ARRAY(&e->arena, bool, n);
@@ -182,22 +194,27 @@ static void rewire(Export *e, const Slot *s, char *name) {
     e->nodes[s->node]->input[s->input] = name;
 }
 
-/* Copies [0, n) of one initializer: as many as operands that read it, or nobody knows which is whose. */
+/* Copies [0, n) of one initializer: as many as operands that read it, or nobody knows which is
+ * whose. */
 static bool place_copies(Export *e, const Copy *copies, int n) {
     SlotList list = {0};
     uintptr_t base = (uintptr_t)strmap_get(&e->by_name, copies[0].base);
     find_slots(e, copies[0].base, &list);
     bool fits = list.slots.n == n;
     if (!fits) {
-        diag_error(e->d, EXIT_MODEL, "the %d copies of \"%s\" cannot be written back: %d operands read it, so which copy is "
-                                     "whose is not certain",
-                   n, shown(e, copies[0].base), list.slots.n);
-        diag_more(e->d, "export the model with the experts' weights differing, so that each has an initializer of its own");
+        diag_error(
+            e->d, EXIT_MODEL,
+            "the %d copies of \"%s\" cannot be written back: %d operands read it, so which copy is "
+            "whose is not certain",
+            n, shown(e, copies[0].base), list.slots.n);
+        diag_more(e->d, "export the model with the experts' weights differing, so that each has an "
+                        "initializer of its own");
     } else {
         order_slots(e, list.slots.at, n);
     }
     for (int i = 0; fits && i < n; i++) {
-        Onnx__TensorProto *t = tensor_with(e, e->initializers.at[base - 1], copies[i].value->name, copies[i].value->tensor);
+        Onnx__TensorProto *t = tensor_with(e, e->initializers.at[base - 1], copies[i].value->name,
+                                           copies[i].value->tensor);
         fits = t != NULL;
         if (t) {
             vec_push(&e->initializers, t);
@@ -215,11 +232,13 @@ static bool replace_all(Export *e, const NamedTensor *values, int n) {
     for (int i = 0; i < n; i++) {
         uintptr_t at = (uintptr_t)strmap_get(&e->by_name, values[i].name);
         if (at) {
-            Onnx__TensorProto *t = tensor_with(e, e->initializers.at[at - 1], values[i].name, values[i].tensor);
+            Onnx__TensorProto *t =
+                tensor_with(e, e->initializers.at[at - 1], values[i].name, values[i].tensor);
             ok &= t != NULL;
             e->initializers.at[at - 1] = t ? t : e->initializers.at[at - 1];
         } else if (!parse_copy(e, &values[i], &copies[ncopies])) {
-            diag_error(e->d, EXIT_MODEL, "the model has no initializer \"%s\"", shown(e, values[i].name));
+            diag_error(e->d, EXIT_MODEL, "the model has no initializer \"%s\"",
+                       shown(e, values[i].name));
             ok = false;
         } else {
             ncopies++;
@@ -274,7 +293,8 @@ static bool commit(Export *e, FILE *f, bool ok, const char *name, const char *pa
         }
         return true;
     }
-    diag_error(e->d, EXIT_IO, "%s could not be written: %s", shown(e, path), strerror(ok ? errno : why));
+    diag_error(e->d, EXIT_IO, "%s could not be written: %s", shown(e, path),
+               strerror(ok ? errno : why));
     unlink(name);
     return false;
 }
@@ -289,12 +309,16 @@ static Onnx__StringStringEntryProto *entry(Export *e, const char *key, char *val
 
 /* Moves large raw tensors to PATH.data, each at a multiple of 4096. */
 static bool write_external(Export *e, const char *path) {
-    char *name, *data_path = arena_printf(&e->arena, "%s.data", path), *copy = arena_strdup(&e->arena, data_path);
+    char *name, *data_path = arena_printf(&e->arena, "%s.data", path),
+                *copy = arena_strdup(&e->arena, data_path);
     const char *location = basename(copy);
     struct stat st, in;
     for (int i = 0; stat(data_path, &st) == 0 && i < e->external.nfiles; i++) {
-        if (fstat(e->external.at[i].fd, &in) == 0 && in.st_dev == st.st_dev && in.st_ino == st.st_ino) {
-            diag_error(e->d, EXIT_IO, "%s holds data of the model that was read; it is not overwritten", shown(e, data_path));
+        if (fstat(e->external.at[i].fd, &in) == 0 && in.st_dev == st.st_dev &&
+            in.st_ino == st.st_ino) {
+            diag_error(e->d, EXIT_IO,
+                       "%s holds data of the model that was read; it is not overwritten",
+                       shown(e, data_path));
             return false;
         }
     }
@@ -307,7 +331,8 @@ static bool write_external(Export *e, const char *path) {
         Onnx__TensorProto *t = e->initializers.at[i];
         if (!t->has_raw_data || t->raw_data.len < EXTERNAL_FROM)
             continue;
-        ok = fseeko(f, (off_t)at, SEEK_SET) == 0 && fwrite(t->raw_data.data, 1, t->raw_data.len, f) == t->raw_data.len;
+        ok = fseeko(f, (off_t)at, SEEK_SET) == 0 &&
+             fwrite(t->raw_data.data, 1, t->raw_data.len, f) == t->raw_data.len;
         Onnx__TensorProto *r = arena_copy(&e->arena, t, sizeof *r);
         r->n_external_data = 3;
         r->external_data = ARENA_ARRAY(&e->arena, Onnx__StringStringEntryProto *, 3);
@@ -343,13 +368,17 @@ static bool write_model(Export *e, const char *path) {
 
 static bool is_input(const Export *e, const char *path) {
     struct stat st;
-    return e->file->path && stat(path, &st) == 0 && st.st_dev == e->file->dev && st.st_ino == e->file->ino;
+    return e->file->path && stat(path, &st) == 0 && st.st_dev == e->file->dev &&
+           st.st_ino == e->file->ino;
 }
 
-bool onnx_export_weights(const OnnxFile *f, const char *path, const NamedTensor *values, int n, Diag *d) {
+bool onnx_export_weights(const OnnxFile *f, const char *path, const NamedTensor *values, int n,
+                         Diag *d) {
     Export e = {.file = f, .d = d, .model = *f->model, .graph = *f->model->graph};
     if (is_input(&e, path)) {
-        diag_error(d, EXIT_IO, "%s is the model that was read; it is not overwritten (choose another name)", shown(&e, path));
+        diag_error(d, EXIT_IO,
+                   "%s is the model that was read; it is not overwritten (choose another name)",
+                   shown(&e, path));
         return false;
     }
     external_init(&e.external, f->dir);
@@ -359,7 +388,8 @@ bool onnx_export_weights(const OnnxFile *f, const char *path, const NamedTensor 
     e.graph.node = e.nodes;
     for (size_t i = 0; i < e.graph.n_initializer; i++) {
         vec_push(&e.initializers, e.graph.initializer[i]);
-        strmap_put(&e.by_name, text_or(e.graph.initializer[i]->name, ""), (void *)(uintptr_t)(i + 1));
+        strmap_put(&e.by_name, text_or(e.graph.initializer[i]->name, ""),
+                   (void *)(uintptr_t)(i + 1));
     }
     bool ok = replace_all(&e, values, n) && write_model(&e, path);
     external_close(&e.external);

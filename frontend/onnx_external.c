@@ -1,8 +1,9 @@
 /* onnx_external.c: tensors whose bytes lie in another file, read without trusting the model.
  *
- * A location is a relative path below the model's directory, resolved by the kernel with RESOLVE_BENEATH and without
- * symlinks (component by component where openat2 is missing), of a regular file that has one name. Offsets are decimal
- * digits. Bytes are read with pread into memory of our own: a file that shrinks meanwhile is an error, not a signal. */
+ * A location is a relative path below the model's directory, resolved by the kernel with
+ * RESOLVE_BENEATH and without symlinks (component by component where openat2 is missing), of a
+ * regular file that has one name. Offsets are decimal digits. Bytes are read with pread into memory
+ * of our own: a file that shrinks meanwhile is an error, not a signal. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -51,7 +52,8 @@ static const char *location_fault(const char *s) {
     return NULL;
 }
 
-/* openat2 is younger than some kernels and sandboxes: then every component is opened by itself, never following a link. */
+/* openat2 is younger than some kernels and sandboxes: then every component is opened by itself,
+ * never following a link. */
 static int open_by_components(int dirfd, const char *location) {
     char part[MAX_LOCATION + 1];
     int at = dup(dirfd);
@@ -61,8 +63,9 @@ static int open_by_components(int dirfd, const char *location) {
         memcpy(part, p, len);
         part[len] = 0;
         p += len + strspn(p + len, "/");
-        int next = openat(at, *part ? part : ".",
-                          O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | (last ? 0 : O_DIRECTORY));
+        int next =
+            openat(at, *part ? part : ".",
+                   O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | (last ? 0 : O_DIRECTORY));
         close(at);
         at = next;
     }
@@ -71,19 +74,21 @@ static int open_by_components(int dirfd, const char *location) {
 
 static int open_beneath(int dirfd, const char *location) {
     struct open_how how = {.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK,
-                           .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
+                           .resolve =
+                               RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
     long fd = syscall(SYS_openat2, dirfd, location, &how, sizeof how);
     if (fd < 0 && (errno == ENOSYS || errno == EPERM))
         fd = open_by_components(dirfd, location);
     return (int)fd;
 }
 
-#define EXT_FAIL(d, code, t, ...)                                                                  \
-    (diag_error(d, code, __VA_ARGS__),                                                             \
+#define EXT_FAIL(d, code, t, ...) \
+    (diag_error(d, code, __VA_ARGS__), \
      diag_more(d, "external data of tensor \"%s\"", diag_safe(d, text_or((t)->name, ""))), -1)
 
 /* Index of the opened file; -1 with a diagnostic. */
-static int external_file(ExternalFiles *f, const Onnx__TensorProto *t, const char *location, Diag *d) {
+static int external_file(ExternalFiles *f, const Onnx__TensorProto *t, const char *location,
+                         Diag *d) {
     for (int i = 0; i < f->nfiles; i++)
         if (!strcmp(f->at[i].location, location))
             return i;
@@ -91,8 +96,8 @@ static int external_file(ExternalFiles *f, const Onnx__TensorProto *t, const cha
     if (fault)
         return EXT_FAIL(d, EXIT_MODEL, t, "location \"%s\" %s", shown, fault);
     if (!f->dir)
-        return EXT_FAIL(d, EXIT_MODEL, t, "location \"%s\": a model without a directory has no files",
-                        shown);
+        return EXT_FAIL(d, EXIT_MODEL, t,
+                        "location \"%s\": a model without a directory has no files", shown);
     if (f->nfiles == MAX_EXTERNAL_FILES)
         return EXT_FAIL(d, EXIT_RESOURCE, t, "more than %d files of external data",
                         MAX_EXTERNAL_FILES);
@@ -145,12 +150,14 @@ static bool external_entries(const Onnx__TensorProto *t, ExternalRef *r, Diag *d
     bool seen[4] = {false};
     static const char *const keys[] = {"location", "offset", "length", "checksum"};
     for (size_t i = 0; i < t->n_external_data; i++) {
-        const char *key = text_or(t->external_data[i]->key, ""), *v = text_or(t->external_data[i]->value, "");
+        const char *key = text_or(t->external_data[i]->key, ""),
+                   *v = text_or(t->external_data[i]->value, "");
         int k = 0;
         while (k < 4 && strcmp(key, keys[k]) != 0)
             k++;
         if (k == 4)
-            return EXT_FAIL(d, EXIT_MODEL, t, "unknown key \"%s\"; known: location offset length checksum",
+            return EXT_FAIL(d, EXIT_MODEL, t,
+                            "unknown key \"%s\"; known: location offset length checksum",
                             diag_safe(d, key)) > 0;
         if (seen[k])
             return EXT_FAIL(d, EXIT_MODEL, t, "\"%s\" is given twice", key) > 0;
@@ -168,7 +175,8 @@ static bool external_entries(const Onnx__TensorProto *t, ExternalRef *r, Diag *d
     return true;
 }
 
-bool external_find(ExternalFiles *f, const Onnx__TensorProto *t, size_t bytes, ExternalSpan *span, Diag *d) {
+bool external_find(ExternalFiles *f, const Onnx__TensorProto *t, size_t bytes, ExternalSpan *span,
+                   Diag *d) {
     ExternalRef r;
     if (!external_entries(t, &r, d))
         return false;
@@ -177,18 +185,20 @@ bool external_find(ExternalFiles *f, const Onnx__TensorProto *t, size_t bytes, E
         return false;
     int64_t want = (int64_t)bytes, end;
     if (r.length >= 0 && r.length != want)
-        return EXT_FAIL(d, EXIT_MODEL, t, "length is %lld bytes; the tensor's type and shape take %lld",
+        return EXT_FAIL(d, EXIT_MODEL, t,
+                        "length is %lld bytes; the tensor's type and shape take %lld",
                         (long long)r.length, (long long)want) > 0;
     if (__builtin_add_overflow(r.offset, want, &end) || end > f->at[i].size)
-        return EXT_FAIL(d, EXIT_MODEL, t, "%lld bytes from %lld on lie past the end of \"%s\" (%lld bytes)",
+        return EXT_FAIL(d, EXIT_MODEL, t,
+                        "%lld bytes from %lld on lie past the end of \"%s\" (%lld bytes)",
                         (long long)want, (long long)r.offset, diag_safe(d, r.location),
                         (long long)f->at[i].size) > 0;
     *span = (ExternalSpan){i, r.offset, r.checksum};
     return true;
 }
 
-bool external_read(ExternalFiles *f, const Onnx__TensorProto *t, const ExternalSpan *span, size_t bytes,
-                   void *to, Diag *d) {
+bool external_read(ExternalFiles *f, const Onnx__TensorProto *t, const ExternalSpan *span,
+                   size_t bytes, void *to, Diag *d) {
     for (size_t have = 0; have < bytes;) {
         ssize_t got = pread(f->at[span->file].fd, (char *)to + have, bytes - have,
                             (off_t)span->offset + (off_t)have);
@@ -203,7 +213,8 @@ bool external_read(ExternalFiles *f, const Onnx__TensorProto *t, const ExternalS
     char sum[41];
     if (span->checksum && (sha1_hex(to, bytes, sum), strcasecmp(sum, span->checksum) != 0))
         return EXT_FAIL(d, EXIT_MODEL, t, "checksum is %s; the bytes of \"%s\" give %s",
-                        diag_safe(d, span->checksum), diag_safe(d, f->at[span->file].location), sum) > 0;
+                        diag_safe(d, span->checksum), diag_safe(d, f->at[span->file].location),
+                        sum) > 0;
     return true;
 }
 
@@ -216,8 +227,8 @@ static uint32_t rotl(uint32_t v, int n) {
 static void sha1_block(uint32_t h[5], const uint8_t *p) {
     uint32_t w[80], a = h[0], b = h[1], c = h[2], e = h[4], dd = h[3];
     for (int i = 0; i < 16; i++)
-        w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 | (uint32_t)p[4 * i + 2] << 8 |
-               p[4 * i + 3];
+        w[i] = (uint32_t)p[4 * i] << 24 | (uint32_t)p[4 * i + 1] << 16 |
+               (uint32_t)p[4 * i + 2] << 8 | p[4 * i + 3];
     for (int i = 16; i < 80; i++)
         w[i] = rotl(w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16], 1);
     for (int i = 0; i < 80; i++) {

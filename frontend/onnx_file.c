@@ -1,4 +1,5 @@
-/* onnx_file.c: from a path to an unpacked ModelProto: one open, a regular file, the wire scan, a capped unpack. */
+/* onnx_file.c: from a path to an unpacked ModelProto: one open, a regular file, the wire scan, a
+ * capped unpack. */
 #include "frontend/onnx_file.h"
 
 #include <errno.h>
@@ -62,7 +63,7 @@ OnnxFile *onnx_file_parse(const uint8_t *bytes, size_t n, const char *dir,
         diag_error(d, EXIT_MODEL, "the file is empty");
         return NULL;
     }
-    int64_t cap = limits && limits->max_heap ? limits->max_heap
+    int64_t cap = limits && limits->max_heap   ? limits->max_heap
                   : 4 * (int64_t)n > 268435456 ? 4 * (int64_t)n
                                                : 268435456;
     WireLimits wire = {.max_nodes = onnx_max_nodes(limits), .max_heap = cap};

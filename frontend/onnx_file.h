@@ -1,4 +1,5 @@
-/* onnx_file.h: an ONNX file in memory, before it means anything: the unpacked model and where it came from. */
+/* onnx_file.h: an ONNX file in memory, before it means anything: the unpacked model and where it
+ * came from. */
 #ifndef STGCC_FRONTEND_ONNX_FILE_H
 #define STGCC_FRONTEND_ONNX_FILE_H
 
@@ -22,15 +23,17 @@ OnnxFile *onnx_file_read(const char *path, const ImportLimits *limits, Diag *d);
 OnnxFile *onnx_file_parse(const uint8_t *bytes, size_t n, const char *dir,
                           const ImportLimits *limits, Diag *d);
 
-/* All bytes of a regular file of 1 to 2^31-1 bytes, malloc'ed; NULL with a diagnostic. *st (optional) is its fstat. */
+/* All bytes of a regular file of 1 to 2^31-1 bytes, malloc'ed; NULL with a diagnostic. *st
+ * (optional) is its fstat. */
 struct stat;
 uint8_t *onnx_read_bytes(const char *path, size_t *n, struct stat *st, Diag *d);
 
 int64_t onnx_max_nodes(const ImportLimits *limits);
 
 /* ---- tensors (onnx_tensor.c) ---- */
-/* A checked copy of `t` in arena `a`. `what` names it in messages ("initializer", "attribute value"). NULL with a
- * diagnostic. Complex and string tensors are refused; 4-bit ones are unpacked to 8 bits. `dir` as in OnnxFile. */
+/* A checked copy of `t` in arena `a`. `what` names it in messages ("initializer", "attribute
+ * value"). NULL with a diagnostic. Complex and string tensors are refused; 4-bit ones are unpacked
+ * to 8 bits. `dir` as in OnnxFile. */
 typedef struct ExternalFiles ExternalFiles;
 Tensor *onnx_tensor(Arena *a, const Onnx__TensorProto *t, const char *what, ExternalFiles *files,
                     Diag *d);
@@ -48,12 +51,13 @@ struct ExternalFiles {
         char *location;
         int fd;
         int64_t size;
-    } *at;
+    } * at;
     int cap;
 };
 void external_init(ExternalFiles *f, const char *dir);
 void external_close(ExternalFiles *f);
-/* Where the bytes of a tensor lie; all of it checked against the file before anything is allocated for them. */
+/* Where the bytes of a tensor lie; all of it checked against the file before anything is allocated
+ * for them. */
 typedef struct ExternalSpan {
     int file;
     int64_t offset;
@@ -64,7 +68,8 @@ bool external_find(ExternalFiles *f, const Onnx__TensorProto *t, size_t bytes, E
 bool external_read(ExternalFiles *f, const Onnx__TensorProto *t, const ExternalSpan *span,
                    size_t bytes, void *to, Diag *d);
 
-/* SHA-1 of a buffer as 40 hexadecimal digits (the format's checksum of external data; not a security measure). */
+/* SHA-1 of a buffer as 40 hexadecimal digits (the format's checksum of external data; not a
+ * security measure). */
 void sha1_hex(const void *p, size_t n, char out[41]);
 
 /* Text of the model that a message may show; never NULL. */

@@ -1,8 +1,9 @@
 /* onnx_import.c: ModelProto -> Graph: the walk over nodes in order.
  *
- * Initializers become parameters (floats of two or more elements) or constants, graph inputs become INPUT nodes with their
- * names and symbolic dims, calls of model-local functions are read in place in a scope of their own, every other node goes to
- * its reader. One OpCall per node; see onnx_import.h for how faults leave a reader. */
+ * Initializers become parameters (floats of two or more elements) or constants, graph inputs become
+ * INPUT nodes with their names and symbolic dims, calls of model-local functions are read in place
+ * in a scope of their own, every other node goes to its reader. One OpCall per node; see
+ * onnx_import.h for how faults leave a reader. */
 #include "frontend/onnx_import.h"
 
 #include <stdlib.h>
@@ -12,7 +13,8 @@
 #include "frontend/onnx_sizes.h"
 #include "ir/infer.h"
 
-static void import_nodes(Import *im, Onnx__NodeProto **nodes, size_t n, Scope *scope, const Frame *frame);
+static void import_nodes(Import *im, Onnx__NodeProto **nodes, size_t n, Scope *scope,
+                         const Frame *frame);
 
 /* ---- faults ---- */
 
@@ -41,10 +43,12 @@ void call_fail(OpCall *c, const char *fmt, ...) {
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     Diag *d = c->im->d;
-    diag_error(d, EXIT_MODEL, "node \"%s\" (%s): %s", diag_safe(d, call_label(c)), diag_safe(d, c->node->op_type), text);
+    diag_error(d, EXIT_MODEL, "node \"%s\" (%s): %s", diag_safe(d, call_label(c)),
+               diag_safe(d, c->node->op_type), text);
     for (int i = 0; i < c->nin && i < 8 && c->in; i++)
         if (c->in[i])
-            diag_more(d, "operand %d \"%s\" %s", i, diag_safe(d, c->node->input[i]), call_value_text(c, c->in[i]));
+            diag_more(d, "operand %d \"%s\" %s", i, diag_safe(d, c->node->input[i]),
+                      call_value_text(c, c->in[i]));
     call_skip(c);
 }
 
@@ -102,7 +106,8 @@ static const Tensor *sized_input(const Import *im, const char *name, int rank) {
     return NULL;
 }
 
-/* Sizes that given tensors decide, by symbol; two inputs that disagree on one symbol are reported. */
+/* Sizes that given tensors decide, by symbol; two inputs that disagree on one symbol are reported.
+ */
 static void name_sizes(Import *im) {
     const Onnx__GraphProto *g = im->model->graph;
     for (size_t k = 0; k < g->n_input; k++) {
@@ -117,9 +122,10 @@ static void name_sizes(Import *im) {
                 continue;
             int64_t other = *(const int64_t *)strmap_get(&im->sizes, name);
             if (other != given->dims[i])
-                diag_error(im->d, EXIT_DATA, "input \"%s\" has size %lld for \"%s\"; another input has %lld",
-                           diag_safe(im->d, g->input[k]->name), (long long)given->dims[i], diag_safe(im->d, name),
-                           (long long)other);
+                diag_error(im->d, EXIT_DATA,
+                           "input \"%s\" has size %lld for \"%s\"; another input has %lld",
+                           diag_safe(im->d, g->input[k]->name), (long long)given->dims[i],
+                           diag_safe(im->d, name), (long long)other);
         }
     }
 }
@@ -144,11 +150,13 @@ static bool input_type(Import *im, const Onnx__ValueInfoProto *info, Value *v) {
     v->dtype = dtype_of_onnx(t->tensor_type->elem_type);
     const Onnx__TensorShapeProto *s = t->tensor_type->shape;
     if (v->dtype == DT_NONE)
-        diag_error(d, EXIT_MODEL, "input \"%s\": element type %d is not supported", shown, t->tensor_type->elem_type);
+        diag_error(d, EXIT_MODEL, "input \"%s\": element type %d is not supported", shown,
+                   t->tensor_type->elem_type);
     else if (!s)
         diag_error(d, EXIT_MODEL, "input \"%s\" has no shape; its rank must be known", shown);
     else if (s->n_dim > MAX_RANK)
-        diag_error(d, EXIT_RESOURCE, "input \"%s\": rank %zu; at most %d is supported", shown, s->n_dim, MAX_RANK);
+        diag_error(d, EXIT_RESOURCE, "input \"%s\": rank %zu; at most %d is supported", shown,
+                   s->n_dim, MAX_RANK);
     else
         v->rank = (int)s->n_dim;
     for (int i = 0; i < v->rank; i++) {
@@ -156,7 +164,8 @@ static bool input_type(Import *im, const Onnx__ValueInfoProto *info, Value *v) {
         if (dim->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE) {
             v->dims[i] = dim->dim_value;
             if (dim->dim_value < 0) {
-                diag_error(d, EXIT_MODEL, "input \"%s\": dimension %d is %lld; it cannot be negative", shown, i,
+                diag_error(d, EXIT_MODEL,
+                           "input \"%s\": dimension %d is %lld; it cannot be negative", shown, i,
                            (long long)dim->dim_value);
                 return false;
             }
@@ -199,7 +208,8 @@ static void frame_attrs(OpCall *c, const Onnx__FunctionProto *f, Frame *frame) {
     for (size_t i = 0; i < f->n_attribute; i++) {
         const Onnx__AttributeProto *a = call_attr(c, f->attribute[i]);
         if (!a)
-            call_fail(c, "attribute \"%s\" of the function is missing", diag_safe(c->im->d, f->attribute[i]));
+            call_fail(c, "attribute \"%s\" of the function is missing",
+                      diag_safe(c->im->d, f->attribute[i]));
         frame->attrs[frame->nattrs++] = (FrameAttr){f->attribute[i], a};
     }
     for (size_t i = 0; i < f->n_attribute_proto; i++) {
@@ -209,18 +219,22 @@ static void frame_attrs(OpCall *c, const Onnx__FunctionProto *f, Frame *frame) {
     }
 }
 
-/* Binds the call's operands to the function's inputs, reads its nodes, binds its outputs to the call's names. */
+/* Binds the call's operands to the function's inputs, reads its nodes, binds its outputs to the
+ * call's names. */
 static void import_function(OpCall *c, const FunctionInfo *info) {
     Import *im = c->im;
     const Onnx__FunctionProto *f = info->proto;
     if (c->node->n_input > f->n_input || c->node->n_output > f->n_output)
-        call_fail(c, "the call has %zu inputs and %zu outputs; the function has %zu and %zu", c->node->n_input,
-                  c->node->n_output, f->n_input, f->n_output);
+        call_fail(c, "the call has %zu inputs and %zu outputs; the function has %zu and %zu",
+                  c->node->n_input, c->node->n_output, f->n_input, f->n_output);
     Frame frame = {.fn = f, .opsets = info->opsets};
     frame_attrs(c, f, &frame);
-    Scope scope = {.prefix = arena_printf(&im->scratch, "%s%s/", c->scope->prefix, node_label(c->node))};
+    Scope scope = {.prefix =
+                       arena_printf(&im->scratch, "%s%s/", c->scope->prefix, node_label(c->node))};
     for (size_t i = 0; i < f->n_input; i++) {
-        Binding *given = i < c->node->n_input && *c->node->input[i] ? scope_find(c->scope, c->node->input[i]) : NULL;
+        Binding *given = i < c->node->n_input && *c->node->input[i]
+                             ? scope_find(c->scope, c->node->input[i])
+                             : NULL;
         Binding *b = ARENA_NEW(&im->scratch, Binding);
         if (given)
             *b = *given;
@@ -237,14 +251,15 @@ static void import_function(OpCall *c, const FunctionInfo *info) {
 
 /* ---- subgraphs ---- */
 
-void import_subgraph(OpCall *c, const Onnx__GraphProto *g, const char *turn, const Binding *in, int nin, Binding *out,
-                     int nout) {
+void import_subgraph(OpCall *c, const Onnx__GraphProto *g, const char *turn, const Binding *in,
+                     int nin, Binding *out, int nout) {
     Import *im = c->im;
     if (g->n_output != (size_t)nout || g->n_input != (size_t)nin)
-        call_fail(c, "the subgraph takes %zu inputs and gives %zu outputs; expected %d and %d", g->n_input, g->n_output, nin,
-                  nout);
+        call_fail(c, "the subgraph takes %zu inputs and gives %zu outputs; expected %d and %d",
+                  g->n_input, g->n_output, nin, nout);
     Scope scope = {.parent = c->scope,
-                   .prefix = arena_printf(&im->scratch, "%s%s%s/", c->scope->prefix, node_label(c->node), turn)};
+                   .prefix = arena_printf(&im->scratch, "%s%s%s/", c->scope->prefix,
+                                          node_label(c->node), turn)};
     for (int i = 0; i < nin; i++)
         *scope_bind(im, &scope, g->input[i]->name, NULL) = in[i];
     for (size_t i = 0; i < g->n_initializer; i++)
@@ -267,8 +282,12 @@ static void check_arity(OpCall *c) {
     const OpRow *r = c->row;
     if (c->nin < r->min_in || (r->max_in >= 0 && c->nin > r->max_in))
         call_fail(c, "%d inputs; the operator takes %d%s%s", c->nin, r->min_in,
-                  r->max_in == r->min_in ? "" : r->max_in < 0 ? " or more" : " to ",
-                  r->max_in == r->min_in || r->max_in < 0 ? "" : arena_printf(&c->im->scratch, "%d", r->max_in));
+                  r->max_in == r->min_in ? ""
+                  : r->max_in < 0        ? " or more"
+                                         : " to ",
+                  r->max_in == r->min_in || r->max_in < 0
+                      ? ""
+                      : arena_printf(&c->im->scratch, "%d", r->max_in));
     if (c->nout < r->min_out || (r->max_out >= 0 && c->nout > r->max_out))
         call_fail(c, "%d outputs; the operator gives %d to %d", c->nout, r->min_out, r->max_out);
     for (int i = 0; i < r->min_in; i++)
@@ -301,7 +320,8 @@ static void bind_results(OpCall *c) {
         if (!c->wanted[i])
             continue;
         if (!c->out[i] && !c->out_seq[i])
-            call_fail(c, "output %d \"%s\" is not supported", i, diag_safe(c->im->d, c->node->output[i]));
+            call_fail(c, "output %d \"%s\" is not supported", i,
+                      diag_safe(c->im->d, c->node->output[i]));
         scope_bind(c->im, c->scope, c->node->output[i], c->out[i])->seq = c->out_seq[i];
     }
 }
@@ -331,11 +351,13 @@ static bool read_node(OpCall *c) {
     return true;
 }
 
-static void import_nodes(Import *im, Onnx__NodeProto **nodes, size_t n, Scope *scope, const Frame *frame) {
+static void import_nodes(Import *im, Onnx__NodeProto **nodes, size_t n, Scope *scope,
+                         const Frame *frame) {
     enum { MAX_REPORTS = 50 };
     for (size_t i = 0; i < n && im->d->errors < MAX_REPORTS; i++) {
         if (im->read++ == onnx_max_nodes(im->limits)) /* loops taken apart count too */
-            diag_error(im->d, EXIT_RESOURCE, "functions and loops give more than %lld nodes (--max-nodes raises it)",
+            diag_error(im->d, EXIT_RESOURCE,
+                       "functions and loops give more than %lld nodes (--max-nodes raises it)",
                        (long long)onnx_max_nodes(im->limits));
         if (im->read > onnx_max_nodes(im->limits)) {
             return;
@@ -357,14 +379,14 @@ static void import_output(Import *im, const Onnx__ValueInfoProto *info, Scope *s
         return;
     const char *shown = diag_safe(im->d, info->name);
     if (!b->value) {
-        diag_error(im->d, EXIT_MODEL, "output \"%s\" is a sequence; only tensors are supported", shown);
+        diag_error(im->d, EXIT_MODEL, "output \"%s\" is a sequence; only tensors are supported",
+                   shown);
         return;
     }
     const Onnx__TypeProto *t = info->type;
     bool tensor = t && t->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE;
     DType declared = tensor ? dtype_of_onnx(t->tensor_type->elem_type) : DT_NONE;
-    if (tensor && t->tensor_type->elem_type &&
-        declared != b->value->dtype) {
+    if (tensor && t->tensor_type->elem_type && declared != b->value->dtype) {
         diag_error(im->d, EXIT_MODEL, "output \"%s\" is declared %s; the graph computes %s", shown,
                    dtype_name(declared), dtype_name(b->value->dtype));
         return;
@@ -424,7 +446,7 @@ Graph *onnx_import(const char *path, const ImportLimits *limits, OnnxFile **file
     return import_and_keep(onnx_file_read(path, limits, d), limits, file, d);
 }
 
-Graph *onnx_import_bytes(const uint8_t *bytes, size_t n, const char *dir, const ImportLimits *limits,
-                         OnnxFile **file, Diag *d) {
+Graph *onnx_import_bytes(const uint8_t *bytes, size_t n, const char *dir,
+                         const ImportLimits *limits, OnnxFile **file, Diag *d) {
     return import_and_keep(onnx_file_parse(bytes, n, dir, limits, d), limits, file, d);
 }

@@ -1,9 +1,11 @@
-/* onnx_import.h: what the parts of the importer share: scopes of names, frames of inlined functions, one node being read.
+/* onnx_import.h: what the parts of the importer share: scopes of names, frames of inlined
+ * functions, one node being read.
  *
- * The way through: onnx_file.c unpacks, onnx_check.c checks the model as a whole, onnx_import.c walks the nodes in order and
- * hands each to its reader (onnx_table.c), readers build IR through onnx_emit.c. A reader that meets a fault calls call_fail,
- * which reports it and leaves the node by longjmp: what it would have defined is marked failed, nodes that use it are
- * skipped, and the walk goes on, so that all faults are reported at once. Everything a reader makes lives in arenas. */
+ * The way through: onnx_file.c unpacks, onnx_check.c checks the model as a whole, onnx_import.c
+ * walks the nodes in order and hands each to its reader (onnx_table.c), readers build IR through
+ * onnx_emit.c. A reader that meets a fault calls call_fail, which reports it and leaves the node by
+ * longjmp: what it would have defined is marked failed, nodes that use it are skipped, and the walk
+ * goes on, so that all faults are reported at once. Everything a reader makes lives in arenas. */
 #ifndef STGCC_FRONTEND_ONNX_IMPORT_H
 #define STGCC_FRONTEND_ONNX_IMPORT_H
 
@@ -75,14 +77,14 @@ typedef struct Import {
     const ImportLimits *limits;
     StrMap ops;       /* "Add" or "com.microsoft:MoE" -> first OpRow of that name */
     StrMap functions; /* function_key -> FunctionInfo */
-    StrMap sizes;     /* symbol of an input -> its size, const int64_t *, as given by limits->sized */
-    Opsets opsets;    /* of the main graph */
+    StrMap sizes;  /* symbol of an input -> its size, const int64_t *, as given by limits->sized */
+    Opsets opsets; /* of the main graph */
     ExternalFiles external;
     Arena scratch;
     VEC(Partial *) partial;  /* by value id */
     VEC(Value *) shape_of;   /* by value id: its SHAPE node's result */
     VEC(Tensor *) evaluated; /* by value id: constants computed on demand */
-    int64_t read; /* nodes so far */
+    int64_t read;            /* nodes so far */
 } Import;
 
 struct OpRow;
@@ -96,9 +98,9 @@ typedef struct OpCall {
     Scope *scope;
     int opset; /* version of the node's domain */
     int nin, nout;
-    Value **in;       /* absent: NULL */
-    SeqValue **seq;   /* the sequence at input i, or NULL */
-    Value **out;      /* the reader's results */
+    Value **in;     /* absent: NULL */
+    SeqValue **seq; /* the sequence at input i, or NULL */
+    Value **out;    /* the reader's results */
     SeqValue **out_seq;
     bool *wanted; /* output i has a name */
     Builder b;
@@ -109,8 +111,8 @@ typedef void OpReader(OpCall *c);
 
 enum { OPSET_ANY = 1, OPSET_LATEST = 27 };
 
-/* One spelling of one operator. `attrs` lists what the node may carry: "axis:int keepdims:int perm:ints mode:string
- * value:tensor body:graph alpha:float to:int!" (`!`: required). */
+/* One spelling of one operator. `attrs` lists what the node may carry: "axis:int keepdims:int
+ * perm:ints mode:string value:tensor body:graph alpha:float to:int!" (`!`: required). */
 typedef struct OpRow {
     const char *domain, *op_type;
     int since, until; /* opset versions of the domain for which this row holds */
@@ -126,9 +128,11 @@ const OpRow *op_row_find(const Import *im, const char *domain, const char *op_ty
 void op_rows_index(Import *im);
 
 /* ---- onnx_check.c ---- */
-/* Faults of the model as a whole: versions, names, order, functions. All are reported; false if there were any. */
+/* Faults of the model as a whole: versions, names, order, functions. All are reported; false if
+ * there were any. */
 bool onnx_check_model(Import *im);
-/* Versions that a list of opset_import declares; false with diagnostics (`where` names the list). */
+/* Versions that a list of opset_import declares; false with diagnostics (`where` names the list).
+ */
 bool opsets_read(Import *im, Onnx__OperatorSetIdProto **list, size_t n, Opsets *o,
                  const char *where);
 /* 0: not imported; -1: no domain of ours. */
@@ -139,10 +143,11 @@ FunctionInfo *function_find(const Import *im, const Onnx__NodeProto *n);
 const char *node_label(const Onnx__NodeProto *n);
 
 /* ---- onnx_import.c ---- */
-/* Reads a subgraph in a scope of its own, in line, its inputs bound to `in`; `out` gets its outputs. `turn` tells one
- * reading from another in names ("" or "3"). Leaves c by call_fail or call_skip on a fault. */
-void import_subgraph(OpCall *c, const Onnx__GraphProto *g, const char *turn, const Binding *in, int nin, Binding *out,
-                     int nout);
+/* Reads a subgraph in a scope of its own, in line, its inputs bound to `in`; `out` gets its
+ * outputs. `turn` tells one reading from another in names ("" or "3"). Leaves c by call_fail or
+ * call_skip on a fault. */
+void import_subgraph(OpCall *c, const Onnx__GraphProto *g, const char *turn, const Binding *in,
+                     int nin, Binding *out, int nout);
 
 /* ---- faults ---- */
 NORETURN void call_fail(OpCall *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -151,11 +156,23 @@ const char *call_value_text(OpCall *c, const Value *v);
 /* The node is skipped without a message: what it needs failed already. */
 NORETURN void call_skip(OpCall *c);
 
-/* ---- attributes (onnx_attr.c): the node's, with references to function attributes resolved ---- */
+/* ---- attributes (onnx_attr.c): the node's, with references to function attributes resolved ----
+ */
 enum {
-    ONNX_ATTR_FLOAT = 1, ONNX_ATTR_INT, ONNX_ATTR_STRING, ONNX_ATTR_TENSOR, ONNX_ATTR_GRAPH,
-    ONNX_ATTR_FLOATS, ONNX_ATTR_INTS, ONNX_ATTR_STRINGS, ONNX_ATTR_TENSORS, ONNX_ATTR_GRAPHS,
-    ONNX_ATTR_SPARSE, ONNX_ATTR_SPARSES, ONNX_ATTR_TYPE, ONNX_ATTR_TYPES,
+    ONNX_ATTR_FLOAT = 1,
+    ONNX_ATTR_INT,
+    ONNX_ATTR_STRING,
+    ONNX_ATTR_TENSOR,
+    ONNX_ATTR_GRAPH,
+    ONNX_ATTR_FLOATS,
+    ONNX_ATTR_INTS,
+    ONNX_ATTR_STRINGS,
+    ONNX_ATTR_TENSORS,
+    ONNX_ATTR_GRAPHS,
+    ONNX_ATTR_SPARSE,
+    ONNX_ATTR_SPARSES,
+    ONNX_ATTR_TYPE,
+    ONNX_ATTR_TYPES,
 };
 void call_check_attrs(OpCall *c); /* against row->attrs; leaves by call_fail */
 const Onnx__AttributeProto *call_attr(OpCall *c, const char *name); /* NULL if absent */

@@ -53,8 +53,10 @@ static Value *log_plus_root(OpCall *c, Value *x, double d) {
 
 /* Towards 0 by `bias`, and 0 within lambd of it. */
 static Value *shrink(OpCall *c, Value *x, double lambd, double bias) {
-    Value *below = em_binary(c, OP_LT, x, em_like(c, x, -lambd)), *above = em_binary(c, OP_LT, em_like(c, x, lambd), x);
-    Value *up = em_binary(c, OP_ADD, x, em_like(c, x, bias)), *down = em_binary(c, OP_SUB, x, em_like(c, x, bias));
+    Value *below = em_binary(c, OP_LT, x, em_like(c, x, -lambd)),
+          *above = em_binary(c, OP_LT, em_like(c, x, lambd), x);
+    Value *up = em_binary(c, OP_ADD, x, em_like(c, x, bias)),
+          *down = em_binary(c, OP_SUB, x, em_like(c, x, bias));
     return em_where(c, below, up, em_where(c, above, down, em_like(c, x, 0)));
 }
 
@@ -63,7 +65,8 @@ static Value *gelu_by_attr(OpCall *c, Value *x) {
     if (!strcmp(form, "tanh"))
         return em_gelu_tanh(c, x);
     if (strcmp(form, "none") != 0)
-        call_fail(c, "approximate is \"%s\"; expected \"none\" or \"tanh\"", diag_safe(c->im->d, form));
+        call_fail(c, "approximate is \"%s\"; expected \"none\" or \"tanh\"",
+                  diag_safe(c->im->d, form));
     return em_gelu(c, x);
 }
 
@@ -77,21 +80,25 @@ void read_activation(OpCall *c) {
         c->out[0] = em_relu(c, x);
         break;
     case ACT_LEAKY_RELU:
-        c->out[0] = em_where(c, em_binary(c, OP_LT, x, em_like(c, x, 0)), em_scale(c, x, call_float(c, "alpha", 0.01)), x);
+        c->out[0] = em_where(c, em_binary(c, OP_LT, x, em_like(c, x, 0)),
+                             em_scale(c, x, call_float(c, "alpha", 0.01)), x);
         break;
     case ACT_ELU:
-        c->out[0] = em_where(c, positive(c, x), x, em_scale(c, expm1_negative(c, x), call_float(c, "alpha", 1)));
+        c->out[0] = em_where(c, positive(c, x), x,
+                             em_scale(c, expm1_negative(c, x), call_float(c, "alpha", 1)));
         break;
     case ACT_SELU:
         alpha = call_float(c, "alpha", 1.67326319217681884765625);
-        c->out[0] = em_scale(c, em_where(c, positive(c, x), x, em_scale(c, expm1_negative(c, x), alpha)),
-                             call_float(c, "gamma", 1.05070102214813232421875));
+        c->out[0] =
+            em_scale(c, em_where(c, positive(c, x), x, em_scale(c, expm1_negative(c, x), alpha)),
+                     call_float(c, "gamma", 1.05070102214813232421875));
         break;
     case ACT_CELU:
         alpha = call_float(c, "alpha", 1);
         if (alpha == 0)
             call_fail(c, "alpha is 0");
-        c->out[0] = em_where(c, positive(c, x), x, em_scale(c, expm1_negative(c, em_scale(c, x, 1 / alpha)), alpha));
+        c->out[0] = em_where(c, positive(c, x), x,
+                             em_scale(c, expm1_negative(c, em_scale(c, x, 1 / alpha)), alpha));
         break;
     case ACT_HARD_SIGMOID:
         c->out[0] = hard_sigmoid(c, x, call_float(c, "alpha", 0.2), call_float(c, "beta", 0.5));
@@ -100,10 +107,12 @@ void read_activation(OpCall *c) {
         c->out[0] = em_binary(c, OP_MUL, x, hard_sigmoid(c, x, 1.0 / 6, 0.5));
         break;
     case ACT_SOFTSIGN:
-        c->out[0] = em_binary(c, OP_DIV, x, em_binary(c, OP_ADD, em_unary(c, OP_ABS, x), em_like(c, x, 1)));
+        c->out[0] =
+            em_binary(c, OP_DIV, x, em_binary(c, OP_ADD, em_unary(c, OP_ABS, x), em_like(c, x, 1)));
         break;
     case ACT_THRESHOLDED:
-        c->out[0] = em_where(c, em_binary(c, OP_LT, em_like(c, x, call_float(c, "alpha", 1)), x), x, em_like(c, x, 0));
+        c->out[0] = em_where(c, em_binary(c, OP_LT, em_like(c, x, call_float(c, "alpha", 1)), x), x,
+                             em_like(c, x, 0));
         break;
     case ACT_SWISH:
         c->out[0] = em_silu(c, x, call_float(c, "alpha", 1));
@@ -130,14 +139,19 @@ void read_activation(OpCall *c) {
         c->out[0] = half_exp(c, x, OP_ADD);
         break;
     case ACT_ASINH: /* log(|x| + sqrt(x^2 + 1)) with x's sign */
-        c->out[0] = em_binary(c, OP_MUL, em_unary(c, OP_SIGN, x), log_plus_root(c, em_unary(c, OP_ABS, x), 1));
+        c->out[0] = em_binary(c, OP_MUL, em_unary(c, OP_SIGN, x),
+                              log_plus_root(c, em_unary(c, OP_ABS, x), 1));
         break;
     case ACT_ACOSH:
         c->out[0] = log_plus_root(c, x, -1);
         break;
     case ACT_ATANH:
-        c->out[0] = em_scale(c, em_unary(c, OP_LOG, em_binary(c, OP_DIV, em_binary(c, OP_ADD, em_like(c, x, 1), x),
-                                                              em_binary(c, OP_SUB, em_like(c, x, 1), x))), 0.5);
+        c->out[0] =
+            em_scale(c,
+                     em_unary(c, OP_LOG,
+                              em_binary(c, OP_DIV, em_binary(c, OP_ADD, em_like(c, x, 1), x),
+                                        em_binary(c, OP_SUB, em_like(c, x, 1), x))),
+                     0.5);
         break;
     case ACT_SHRINK:
         c->out[0] = shrink(c, x, call_float(c, "lambd", 0.5), call_float(c, "bias", 0));
@@ -153,5 +167,6 @@ void read_bias_gelu(OpCall *c) {
 
 void read_prelu(OpCall *c) {
     Value *x = c->in[0];
-    c->out[0] = em_where(c, em_binary(c, OP_LT, x, em_like(c, x, 0)), em_binary(c, OP_MUL, x, c->in[1]), x);
+    c->out[0] =
+        em_where(c, em_binary(c, OP_LT, x, em_like(c, x, 0)), em_binary(c, OP_MUL, x, c->in[1]), x);
 }

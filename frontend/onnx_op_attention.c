@@ -1,4 +1,5 @@
-/* onnx_op_attention.c: attention and rotary embeddings of either domain, taken apart into products, softmax and masks.
+/* onnx_op_attention.c: attention and rotary embeddings of either domain, taken apart into products,
+ * softmax and masks.
  *
  * B batch, N heads, M key/value heads (N a multiple), S queries, L keys, H head size. */
 #include <math.h>
@@ -31,7 +32,8 @@ static Value *repeat_heads(OpCall *c, Value *x, int64_t heads) {
     if (x->dims[1] == heads)
         return x;
     if (x->dims[1] < 1 || heads % x->dims[1])
-        call_fail(c, "%lld query heads are no multiple of %lld key/value heads", (long long)heads, (long long)x->dims[1]);
+        call_fail(c, "%lld query heads are no multiple of %lld key/value heads", (long long)heads,
+                  (long long)x->dims[1]);
     ShapeOf wide = {0}, back = {0};
     shape_add_axes(c, &wide, x, 0, 2);
     shape_add(c, &wide, heads / x->dims[1]);
@@ -45,14 +47,16 @@ static Value *repeat_heads(OpCall *c, Value *x, int64_t heads) {
 
 /* A bool mask as what is added to scores: 0 where true, -inf elsewhere. */
 static Value *additive(OpCall *c, Value *mask, DType t) {
-    return mask->dtype == DT_BOOL ? em_where(c, mask, em_f(c, t, 0), em_f(c, t, -INFINITY)) : em_cast(c, mask, t);
+    return mask->dtype == DT_BOOL ? em_where(c, mask, em_f(c, t, 0), em_f(c, t, -INFINITY))
+                                  : em_cast(c, mask, t);
 }
 
 static Value *add_optional(OpCall *c, Value *a, Value *b) {
     return a && b ? em_binary(c, OP_ADD, a, b) : a ? a : b;
 }
 
-/* Key j is seen by query i iff j <= i + offset: bool [S,L], or [B,1,S,L] for an offset of every batch entry. `offset` NULL: 0. */
+/* Key j is seen by query i iff j <= i + offset: bool [S,L], or [B,1,S,L] for an offset of every
+ * batch entry. `offset` NULL: 0. */
 static Value *causal_mask(OpCall *c, Value *q, Value *k, Value *offset) {
     Value *i = em_insert_axis(c, em_iota(c, q, 2), 1), *j = em_iota(c, k, 2);
     if (offset)
@@ -60,8 +64,10 @@ static Value *causal_mask(OpCall *c, Value *q, Value *k, Value *offset) {
     return em_binary(c, OP_LE, j, i);
 }
 
-/* Query i (at position i + offset) sees keys from `left` behind it to `right` ahead; -1: no bound. NULL without bounds. */
-static Value *window_mask(OpCall *c, Value *q, Value *k, Value *offset, int64_t left, int64_t right) {
+/* Query i (at position i + offset) sees keys from `left` behind it to `right` ahead; -1: no bound.
+ * NULL without bounds. */
+static Value *window_mask(OpCall *c, Value *q, Value *k, Value *offset, int64_t left,
+                          int64_t right) {
     if (left < -1 || right < -1)
         call_fail(c, "window sizes must be -1 or more");
     if (left < 0 && right < 0)
@@ -84,14 +90,16 @@ typedef struct Scores {
 } Scores;
 
 /* softmax(q k' scale, soft-capped, + bias) v for [B,N,·,·] operands of equal head counts. */
-static Value *attend(OpCall *c, Value *q, Value *k, Value *v, Value *bias, double scale, double softcap, Scores *s) {
+static Value *attend(OpCall *c, Value *q, Value *k, Value *v, Value *bias, double scale,
+                     double softcap, Scores *s) {
     double root = sqrt(scale);
     s->raw = em_matmul(c, em_scale(c, q, root), em_scale(c, k, root), false, true);
     s->capped = s->raw;
     if (softcap > 0)
         s->capped = em_scale(c, em_unary(c, OP_TANH, em_scale(c, s->raw, 1 / softcap)), softcap);
     s->biased = bias ? em_binary(c, OP_ADD, s->capped, bias) : s->capped;
-    s->probabilities = bias ? EM(c, OP_SOFTMAX, &s->biased, 1, A_INT(AXIS, 3), A_INT(MASKED, 1)) : em_softmax(c, s->biased, 3);
+    s->probabilities = bias ? EM(c, OP_SOFTMAX, &s->biased, 1, A_INT(AXIS, 3), A_INT(MASKED, 1))
+                            : em_softmax(c, s->biased, 3);
     if (bias) { /* a query that sees no key gives 0 even where its scores are not numbers */
         int64_t last = em_rank(c, bias) - 1;
         Value *top = em_reduce(c, OP_REDUCE_MAX, bias, &last, 1, true);
@@ -124,7 +132,8 @@ void read_attention(OpCall *c) {
         k = split_heads(c, k, call_int(c, "kv_num_heads", 0));
         v = split_heads(c, v, call_int(c, "kv_num_heads", 0));
     }
-    if (em_rank(c, q) != 4 || em_rank(c, k) != 4 || em_rank(c, v) != 4 || q->dims[3] < 1 || q->dims[1] < 1)
+    if (em_rank(c, q) != 4 || em_rank(c, k) != 4 || em_rank(c, v) != 4 || q->dims[3] < 1 ||
+        q->dims[1] < 1)
         call_fail(c, "q, k and v must have rank 3 or 4 and a known head size");
     Value *offset = past_k ? em_size0(c, past_k, 2) : NULL;
     k = past_k ? em_concat(c, (Value *[]){past_k, k}, 2, 2) : k;
@@ -133,17 +142,19 @@ void read_attention(OpCall *c) {
     if (filled) { /* [B]: keys from there on are padding */
         Value *n = em_reshape(c, em_cast(c, filled, DT_I64), 4, (int64_t[]){-1, 1, 1, 1});
         offset = em_binary(c, OP_SUB, n, em_size0(c, q, 2));
-        bias = add_optional(c, bias, additive(c, em_binary(c, OP_LT, em_iota(c, k, 2), n), q->dtype));
+        bias =
+            add_optional(c, bias, additive(c, em_binary(c, OP_LT, em_iota(c, k, 2), n), q->dtype));
     }
     if (call_int(c, "is_causal", 0))
         bias = add_optional(c, bias, additive(c, causal_mask(c, q, k, offset), q->dtype));
-    Value *window = window_mask(c, q, k, offset, call_int(c, "left_window_size", -1), call_int(c, "right_window_size", -1));
+    Value *window = window_mask(c, q, k, offset, call_int(c, "left_window_size", -1),
+                                call_int(c, "right_window_size", -1));
     if (window)
         bias = add_optional(c, bias, additive(c, window, q->dtype));
     double scale = call_attr(c, "scale") ? call_float(c, "scale", 1) : 1 / sqrt((double)q->dims[3]);
     Scores s;
-    Value *y = attend(c, q, repeat_heads(c, k, q->dims[1]), repeat_heads(c, v, q->dims[1]), bias, scale,
-                      call_float(c, "softcap", 0), &s);
+    Value *y = attend(c, q, repeat_heads(c, k, q->dims[1]), repeat_heads(c, v, q->dims[1]), bias,
+                      scale, call_float(c, "softcap", 0), &s);
     c->out[0] = flat ? merge_heads(c, y) : y;
     Value *more[] = {NULL, k, v, NULL};
     Value *stages[] = {s.raw, s.capped, s.biased, s.probabilities};
@@ -155,14 +166,17 @@ void read_attention(OpCall *c) {
         c->out[i] = more[i];
 }
 
-/* com.microsoft.MultiHeadAttention: q, k, v [B,·,N*H]; bias of all three; mask of keys; bias of scores; past. */
+/* com.microsoft.MultiHeadAttention: q, k, v [B,·,N*H]; bias of all three; mask of keys; bias of
+ * scores; past. */
 void read_multi_head_attention(OpCall *c) {
     Value *in[8] = {NULL};
     for (int i = 0; i < c->nin && i < 8; i++)
         in[i] = c->in[i];
     int64_t heads = call_int(c, "num_heads", 0);
-    if (em_rank(c, in[0]) != 3 || !in[1] || !in[2] || em_rank(c, in[1]) != 3 || em_rank(c, in[2]) != 3)
-        call_fail(c, "query, key and value must be given apart as [B,S,N*H]; packed forms are not supported");
+    if (em_rank(c, in[0]) != 3 || !in[1] || !in[2] || em_rank(c, in[1]) != 3 ||
+        em_rank(c, in[2]) != 3)
+        call_fail(c, "query, key and value must be given apart as [B,S,N*H]; packed forms are not "
+                     "supported");
     Value *x[3] = {in[0], in[1], in[2]};
     int64_t at = 0;
     for (int i = 0; i < 3; i++) {
@@ -187,7 +201,8 @@ void read_multi_head_attention(OpCall *c) {
         bias = add_optional(c, bias, additive(c, causal_mask(c, x[0], x[1], offset), x[0]->dtype));
     double scale = call_float(c, "scale", 0);
     Scores s;
-    Value *y = attend(c, x[0], x[1], x[2], bias, scale != 0 ? scale : 1 / sqrt((double)x[0]->dims[3]), 0, &s);
+    Value *y = attend(c, x[0], x[1], x[2], bias,
+                      scale != 0 ? scale : 1 / sqrt((double)x[0]->dims[3]), 0, &s);
     Value *out[] = {merge_heads(c, y), x[1], x[2], s.raw};
     for (int i = 0; i < c->nout && i < 4; i++)
         c->out[i] = out[i];
@@ -195,11 +210,13 @@ void read_multi_head_attention(OpCall *c) {
 
 /* ---- rotary embeddings ---- */
 
-/* x[B,S,N,H] rotated by cos, sin [·,S,1,half] in its first 2*half channels: pairs side by side or half apart. */
+/* x[B,S,N,H] rotated by cos, sin [·,S,1,half] in its first 2*half channels: pairs side by side or
+ * half apart. */
 static Value *rotate(OpCall *c, Value *x, Value *cosine, Value *sine, bool interleaved) {
     int64_t half = cosine->dims[3], size = x->dims[3];
     if (half < 1 || size < 2 * half)
-        call_fail(c, "the cache has %lld angles; the head size is %lld", (long long)half, (long long)size);
+        call_fail(c, "the cache has %lld angles; the head size is %lld", (long long)half,
+                  (long long)size);
     Value *a, *b;
     if (interleaved) {
         a = em_slice(c, x, 3, 0, 2 * half, 2);
@@ -208,8 +225,10 @@ static Value *rotate(OpCall *c, Value *x, Value *cosine, Value *sine, bool inter
         a = em_slice(c, x, 3, 0, half, 1);
         b = em_slice(c, x, 3, half, 2 * half, 1);
     }
-    Value *re = em_binary(c, OP_SUB, em_binary(c, OP_MUL, cosine, a), em_binary(c, OP_MUL, sine, b));
-    Value *im = em_binary(c, OP_ADD, em_binary(c, OP_MUL, sine, a), em_binary(c, OP_MUL, cosine, b));
+    Value *re =
+        em_binary(c, OP_SUB, em_binary(c, OP_MUL, cosine, a), em_binary(c, OP_MUL, sine, b));
+    Value *im =
+        em_binary(c, OP_ADD, em_binary(c, OP_MUL, sine, a), em_binary(c, OP_MUL, cosine, b));
     Value *y;
     if (interleaved) {
         y = em_concat(c, (Value *[]){em_insert_axis(c, re, 4), em_insert_axis(c, im, 4)}, 2, 4);
@@ -220,10 +239,13 @@ static Value *rotate(OpCall *c, Value *x, Value *cosine, Value *sine, bool inter
     } else {
         y = em_concat(c, (Value *[]){re, im}, 2, 3);
     }
-    return size == 2 * half ? y : em_concat(c, (Value *[]){y, em_slice(c, x, 3, 2 * half, size, 1)}, 2, 3);
+    return size == 2 * half
+               ? y
+               : em_concat(c, (Value *[]){y, em_slice(c, x, 3, 2 * half, size, 1)}, 2, 3);
 }
 
-/* Rows of the cache [max,half] as [B or 1,S,1,half]; positions NULL: the cache is [B,S,half] already. */
+/* Rows of the cache [max,half] as [B or 1,S,1,half]; positions NULL: the cache is [B,S,half]
+ * already. */
 static Value *cache_rows(OpCall *c, Value *cache, Value *positions) {
     Value *rows = positions ? em_gather(c, cache, positions, 0) : cache;
     if (em_rank(c, rows) == 2)
@@ -238,7 +260,8 @@ static Value *rotary_view(OpCall *c, Value *x, int64_t heads, int64_t size) {
     if (em_rank(c, x) == 4)
         return em_transpose(c, x, (int64_t[]){0, 2, 1, 3});
     if (x->rank != 3 || x->dims[2] < 1 || size < 1 || x->dims[2] % size)
-        call_fail(c, "%s does not split into %lld heads of size %lld", call_value_text(c, x), (long long)heads, (long long)size);
+        call_fail(c, "%s does not split into %lld heads of size %lld", call_value_text(c, x),
+                  (long long)heads, (long long)size);
     ShapeOf s = {0};
     shape_add_axes(c, &s, x, 0, 2);
     shape_add(c, &s, x->dims[2] / size);
@@ -263,7 +286,8 @@ void read_rotary(OpCall *c) {
     Value *y = rotary_view(c, x, heads, x->rank == 3 ? x->dims[2] / heads : 0);
     Value *cosine = cache_rows(c, c->in[1], pos), *sine = cache_rows(c, c->in[2], pos);
     if (rotary && cosine->dims[3] != rotary / 2)
-        call_fail(c, "rotary_embedding_dim is %lld; the cache has %lld angles", (long long)rotary, (long long)cosine->dims[3]);
+        call_fail(c, "rotary_embedding_dim is %lld; the cache has %lld angles", (long long)rotary,
+                  (long long)cosine->dims[3]);
     c->out[0] = rotary_back(c, rotate(c, y, cosine, sine, call_int(c, "interleaved", 0) != 0), x);
 }
 
@@ -280,19 +304,23 @@ static Value *microsoft_positions(OpCall *c, Value *pos, Value *x) {
 /* com.microsoft.RotaryEmbedding: x, positions, cos cache, sin cache. */
 void read_rotary_microsoft(OpCall *c) {
     Value *x = c->in[0];
-    int64_t heads = call_int(c, "num_heads", 0), rotary = call_int(c, "rotary_embedding_dim", 0), size;
+    int64_t heads = call_int(c, "num_heads", 0), rotary = call_int(c, "rotary_embedding_dim", 0),
+            size;
     if (em_rank(c, c->in[2]) != 2 || em_rank(c, x) < 3 || x->dims[x->rank - 1] < 0)
         call_fail(c, "expected x [B,S,N*H] or [B,N,S,H] and a cache [max,angles]");
     size = x->rank == 4 ? x->dims[3] : heads > 0 ? x->dims[2] / heads : 2 * c->in[2]->dims[1];
     if (rotary && c->in[2]->dims[1] != rotary / 2)
-        call_fail(c, "rotary_embedding_dim is %lld; the cache has %lld angles", (long long)rotary, (long long)c->in[2]->dims[1]);
+        call_fail(c, "rotary_embedding_dim is %lld; the cache has %lld angles", (long long)rotary,
+                  (long long)c->in[2]->dims[1]);
     Value *y = rotary_view(c, x, heads, size);
     Value *pos = microsoft_positions(c, c->in[1], y);
-    y = rotate(c, y, cache_rows(c, c->in[2], pos), cache_rows(c, c->in[3], pos), call_int(c, "interleaved", 0) != 0);
+    y = rotate(c, y, cache_rows(c, c->in[2], pos), cache_rows(c, c->in[3], pos),
+               call_int(c, "interleaved", 0) != 0);
     c->out[0] = rotary_back(c, em_scale(c, y, call_float(c, "scale", 1)), x);
 }
 
-/* com.microsoft.GroupQueryAttention: causal; q, k, v apart or packed in q; past; rotary from the cache. */
+/* com.microsoft.GroupQueryAttention: causal; q, k, v apart or packed in q; past; rotary from the
+ * cache. */
 void read_group_query_attention(OpCall *c) {
     Value *in[12] = {NULL}, *x[3];
     int64_t heads = call_int(c, "num_heads", 0), kv = call_int(c, "kv_num_heads", 0);
@@ -305,7 +333,8 @@ void read_group_query_attention(OpCall *c) {
     for (int i = 0; i < 3; i++)
         x[i] = in[i];
     if (!in[1]) {
-        int64_t size = in[0]->dims[2] / (heads + 2 * kv), at = 0, n[3] = {heads * size, kv * size, kv * size};
+        int64_t size = in[0]->dims[2] / (heads + 2 * kv), at = 0,
+                n[3] = {heads * size, kv * size, kv * size};
         for (int i = 0; i < 3; at += n[i++])
             x[i] = em_slice(c, in[0], 2, at, at + n[i], 1);
     }
@@ -320,18 +349,21 @@ void read_group_query_attention(OpCall *c) {
             pos = em_binary(c, OP_ADD, pos, offset);
         for (int i = 0; i < 2; i++) {
             Value *y = em_transpose(c, x[i], (int64_t[]){0, 2, 1, 3});
-            y = rotate(c, y, cache_rows(c, in[7], pos), cache_rows(c, in[8], pos), call_int(c, "rotary_interleaved", 0) != 0);
+            y = rotate(c, y, cache_rows(c, in[7], pos), cache_rows(c, in[8], pos),
+                       call_int(c, "rotary_interleaved", 0) != 0);
             x[i] = em_transpose(c, y, (int64_t[]){0, 2, 1, 3});
         }
     }
     for (int i = 1; i < 3; i++)
         if (in[2 + i])
             x[i] = em_concat(c, (Value *[]){in[2 + i], x[i]}, 2, 2);
-    Value *bias = add_optional(c, additive(c, causal_mask(c, x[0], x[1], offset), x[0]->dtype), in[10]);
+    Value *bias =
+        add_optional(c, additive(c, causal_mask(c, x[0], x[1], offset), x[0]->dtype), in[10]);
     double scale = call_float(c, "scale", 0);
     Scores s;
     Value *y = attend(c, x[0], repeat_heads(c, x[1], heads), repeat_heads(c, x[2], heads), bias,
-                      scale != 0 ? scale : 1 / sqrt((double)x[0]->dims[3]), call_float(c, "softcap", 0), &s);
+                      scale != 0 ? scale : 1 / sqrt((double)x[0]->dims[3]),
+                      call_float(c, "softcap", 0), &s);
     Value *out[] = {merge_heads(c, y), x[1], x[2]};
     for (int i = 0; i < c->nout && i < 3; i++)
         c->out[i] = out[i];

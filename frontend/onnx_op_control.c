@@ -1,8 +1,8 @@
 /* onnx_op_control.c: control flow and sequences, as far as they are decided while importing.
  *
- * If: a constant condition leaves one branch. Otherwise both branches are read in line (they have no effects) and each
- * output is selected by the condition, which needs equal types and shapes. Sequences are lists of values here and never
- * reach the graph: their indices must be constant. */
+ * If: a constant condition leaves one branch. Otherwise both branches are read in line (they have
+ * no effects) and each output is selected by the condition, which needs equal types and shapes.
+ * Sequences are lists of values here and never reach the graph: their indices must be constant. */
 #include <string.h>
 
 #include "frontend/onnx_ops.h"
@@ -20,7 +20,8 @@ void read_if(OpCall *c) {
     if (cond->dtype != DT_BOOL || (value_known(cond) && value_count(cond) != 1))
         call_fail(c, "the condition must be one bool, found %s", call_value_text(c, cond));
     const Tensor *known = em_known(c, cond);
-    Binding *a = ARENA_ARRAY(&c->im->scratch, Binding, c->nout + 1), *b = ARENA_ARRAY(&c->im->scratch, Binding, c->nout + 1);
+    Binding *a = ARENA_ARRAY(&c->im->scratch, Binding, c->nout + 1),
+            *b = ARENA_ARRAY(&c->im->scratch, Binding, c->nout + 1);
     if (!known || tensor_get_i(known, 0))
         import_subgraph(c, then_g, "", NULL, 0, a, c->nout);
     if (!known || !tensor_get_i(known, 0))
@@ -41,8 +42,10 @@ void read_if(OpCall *c) {
         for (int k = 0; same && k < x->rank; k++)
             same = x->dims[k] < 0 || y->dims[k] < 0 || x->dims[k] == y->dims[k];
         if (!same)
-            call_fail(c, "output %d is %s in one branch and %s in the other; an If on data needs equal types and shapes", i,
-                      call_value_text(c, x), call_value_text(c, y));
+            call_fail(c,
+                      "output %d is %s in one branch and %s in the other; an If on data needs "
+                      "equal types and shapes",
+                      i, call_value_text(c, x), call_value_text(c, y));
         c->out[i] = em_where(c, cond, x, y);
     }
 }
@@ -82,7 +85,10 @@ void read_split_to_sequence(OpCall *c) {
         if (!by_one && em_known_ints(c, c->in[1], &each, 1) != 1)
             call_fail(c, "the size of the parts depends on data; it must be constant");
         if (size < 0 || each < 1 || (size + each - 1) / each > COUNT_OF(sizes))
-            call_fail(c, "axis %d cannot be taken apart: its size must be known and give at most %d parts", axis, COUNT_OF(sizes));
+            call_fail(
+                c,
+                "axis %d cannot be taken apart: its size must be known and give at most %d parts",
+                axis, COUNT_OF(sizes));
         n = (int)((size + each - 1) / each);
         for (int i = 0; i < n; i++)
             sizes[i] = size - i * each < each ? size - i * each : each;

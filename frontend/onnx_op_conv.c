@@ -1,6 +1,8 @@
-/* onnx_op_conv.c: convolution and pooling through UNFOLD (windows as axes), and Resize through one small matrix per axis.
+/* onnx_op_conv.c: convolution and pooling through UNFOLD (windows as axes), and Resize through one
+ * small matrix per axis.
  *
- * UNFOLD gives [N,C,window…,positions…]. A convolution is one matrix product of the filters with the windows of each group. */
+ * UNFOLD gives [N,C,window…,positions…]. A convolution is one matrix product of the filters with
+ * the windows of each group. */
 #include <math.h>
 #include <string.h>
 
@@ -10,10 +12,12 @@ enum { MAX_SPATIAL = 3 };
 
 typedef struct Window {
     int n; /* spatial axes */
-    int64_t kernel[MAX_SPATIAL], strides[MAX_SPATIAL], dilations[MAX_SPATIAL], pads[2 * MAX_SPATIAL]; /* begins, then ends */
+    int64_t kernel[MAX_SPATIAL], strides[MAX_SPATIAL], dilations[MAX_SPATIAL],
+        pads[2 * MAX_SPATIAL]; /* begins, then ends */
 } Window;
 
-static void window_list(OpCall *c, const char *name, int n, int64_t absent, int64_t at_least, int64_t *to) {
+static void window_list(OpCall *c, const char *name, int n, int64_t absent, int64_t at_least,
+                        int64_t *to) {
     const int64_t *at;
     int have = call_ints(c, name, &at);
     if (have >= 0 && have != n)
@@ -21,7 +25,8 @@ static void window_list(OpCall *c, const char *name, int n, int64_t absent, int6
     for (int i = 0; i < n; i++) {
         to[i] = have < 0 ? absent : at[i];
         if (to[i] < at_least || to[i] > INT32_MAX)
-            call_fail(c, "%s holds %lld; at least %lld is expected", name, (long long)to[i], (long long)at_least);
+            call_fail(c, "%s holds %lld; at least %lld is expected", name, (long long)to[i],
+                      (long long)at_least);
     }
 }
 
@@ -31,7 +36,8 @@ static void window_same(OpCall *c, Value *x, Window *w, bool upper) {
         int64_t size = x->dims[2 + i], span = (w->kernel[i] - 1) * w->dilations[i] + 1;
         if (size < 0)
             call_fail(c, "auto_pad needs the size of axis %d", 2 + i);
-        int64_t out = (size + w->strides[i] - 1) / w->strides[i], total = (out - 1) * w->strides[i] + span - size;
+        int64_t out = (size + w->strides[i] - 1) / w->strides[i],
+                total = (out - 1) * w->strides[i] + span - size;
         total = total < 0 ? 0 : total;
         w->pads[i] = upper ? total / 2 : total - total / 2;
         w->pads[w->n + i] = total - w->pads[i];
@@ -41,10 +47,12 @@ static void window_same(OpCall *c, Value *x, Window *w, bool upper) {
 /* ceil_mode: more padding at the end, unless the last window would start in it. */
 static void window_ceil(OpCall *c, Value *x, Window *w) {
     for (int i = 0; i < w->n; i++) {
-        int64_t size = x->dims[2 + i], span = (w->kernel[i] - 1) * w->dilations[i] + 1, stride = w->strides[i];
+        int64_t size = x->dims[2 + i], span = (w->kernel[i] - 1) * w->dilations[i] + 1,
+                stride = w->strides[i];
         if (size < 0)
             call_fail(c, "ceil_mode needs the size of axis %d", 2 + i);
-        int64_t room = size + w->pads[i] + w->pads[w->n + i] - span, out = (room + stride - 1) / stride + 1;
+        int64_t room = size + w->pads[i] + w->pads[w->n + i] - span,
+                out = (room + stride - 1) / stride + 1;
         if ((out - 1) * stride >= size + w->pads[i])
             out--;
         if ((out - 1) * stride > room)
@@ -59,7 +67,8 @@ static void window_read(OpCall *c, Value *x, Window *w, const int64_t *kernel) {
     window_list(c, "kernel_shape", w->n, 1, 1, w->kernel);
     for (int i = 0; kernel && i < w->n; i++) {
         if (call_attr(c, "kernel_shape") && w->kernel[i] != kernel[i])
-            call_fail(c, "kernel_shape says %lld, the filter has %lld", (long long)w->kernel[i], (long long)kernel[i]);
+            call_fail(c, "kernel_shape says %lld, the filter has %lld", (long long)w->kernel[i],
+                      (long long)kernel[i]);
         w->kernel[i] = kernel[i];
     }
     window_list(c, "strides", w->n, 1, 1, w->strides);
@@ -75,8 +84,9 @@ static void window_read(OpCall *c, Value *x, Window *w, const int64_t *kernel) {
 }
 
 static Value *unfold(OpCall *c, Value *x, const Window *w, double fill) {
-    return EM(c, OP_UNFOLD, &x, 1, A_INTS(KERNEL, w->kernel, w->n), A_INTS(STRIDES, w->strides, w->n),
-              A_INTS(DILATIONS, w->dilations, w->n), A_INTS(PADS, w->pads, 2 * w->n), A_FLOAT(VALUE_F, fill));
+    return EM(c, OP_UNFOLD, &x, 1, A_INTS(KERNEL, w->kernel, w->n),
+              A_INTS(STRIDES, w->strides, w->n), A_INTS(DILATIONS, w->dilations, w->n),
+              A_INTS(PADS, w->pads, 2 * w->n), A_FLOAT(VALUE_F, fill));
 }
 
 static Value *add_channel_bias(OpCall *c, Value *y, Value *bias, int64_t channels) {
@@ -84,7 +94,8 @@ static Value *add_channel_bias(OpCall *c, Value *y, Value *bias, int64_t channel
     for (int i = 1; i < y->rank - 1; i++)
         dims[i] = 1;
     if (em_rank(c, bias) != 1 || bias->dims[0] != channels)
-        call_fail(c, "the bias must be [%lld], found %s", (long long)channels, call_value_text(c, bias));
+        call_fail(c, "the bias must be [%lld], found %s", (long long)channels,
+                  call_value_text(c, bias));
     return em_binary(c, OP_ADD, y, em_reshape(c, bias, y->rank - 1, dims));
 }
 
@@ -94,11 +105,13 @@ void read_conv(OpCall *c) {
     Window w = {0};
     int64_t groups = call_int(c, "group", 1);
     if (em_rank(c, f) != em_rank(c, x) || !value_known(f))
-        call_fail(c, "the filter must be known and have the input's rank, found %s", call_value_text(c, f));
+        call_fail(c, "the filter must be known and have the input's rank, found %s",
+                  call_value_text(c, f));
     window_read(c, x, &w, &f->dims[2]);
     int64_t o = f->dims[0], cg = f->dims[1], k = cg;
     if (groups < 1 || o % groups || (x->dims[1] >= 0 && x->dims[1] != cg * groups))
-        call_fail(c, "%lld groups do not fit %s and the filter %s", (long long)groups, call_value_text(c, x), call_value_text(c, f));
+        call_fail(c, "%lld groups do not fit %s and the filter %s", (long long)groups,
+                  call_value_text(c, x), call_value_text(c, f));
     for (int i = 0; i < w.n; i++)
         k *= w.kernel[i];
     Value *u = unfold(c, x, &w, 0); /* [N,C,window…,positions…] */
@@ -109,7 +122,8 @@ void read_conv(OpCall *c) {
     shape_add(c, &s, k);
     shape_add_product(c, &s, u, 2 + w.n, 2 + 2 * w.n);
     Value *rows = em_view(c, u, &s);
-    Value *filters = groups > 1 ? em_reshape(c, f, 3, (int64_t[]){groups, o / groups, k}) : em_reshape(c, f, 2, (int64_t[]){o, k});
+    Value *filters = groups > 1 ? em_reshape(c, f, 3, (int64_t[]){groups, o / groups, k})
+                                : em_reshape(c, f, 2, (int64_t[]){o, k});
     Value *y = em_matmul(c, filters, rows, false, false); /* [N,(G,)O/G,P] */
     shape_add_axis(c, &back, x, 0);
     shape_add(c, &back, o);
@@ -120,7 +134,8 @@ void read_conv(OpCall *c) {
     c->out[0] = y;
 }
 
-/* Output sizes of a transposed convolution; pads follow from output_shape or auto_pad where they are not given. */
+/* Output sizes of a transposed convolution; pads follow from output_shape or auto_pad where they
+ * are not given. */
 static void transposed_sizes(OpCall *c, Value *x, Window *w, int64_t *sizes) {
     const int64_t *want;
     int64_t extra[MAX_SPATIAL];
@@ -137,7 +152,8 @@ static void transposed_sizes(OpCall *c, Value *x, Window *w, int64_t *sizes) {
         int64_t full = w->strides[i] * (in - 1) + extra[i] + span;
         if (given >= 0 || same) {
             int64_t out = given >= 0 ? want[given - w->n + i] : in * w->strides[i];
-            int64_t total = full > out ? full - out : 0; /* beyond what the windows reach there are zeros */
+            int64_t total =
+                full > out ? full - out : 0; /* beyond what the windows reach there are zeros */
             full = full > out ? full : out;
             w->pads[i] = upper ? total / 2 : total - total / 2;
             w->pads[w->n + i] = total - w->pads[i];
@@ -154,7 +170,8 @@ void read_conv_transpose(OpCall *c) {
     Window w = {0};
     int64_t groups = call_int(c, "group", 1), sizes[MAX_SPATIAL];
     if (em_rank(c, f) != em_rank(c, x) || !value_known(f))
-        call_fail(c, "the filter must be known and have the input's rank, found %s", call_value_text(c, f));
+        call_fail(c, "the filter must be known and have the input's rank, found %s",
+                  call_value_text(c, f));
     w.n = x->rank - 2;
     if (w.n < 1 || w.n > MAX_SPATIAL)
         call_fail(c, "rank %d; expected 3 to %d", x->rank, 2 + MAX_SPATIAL);
@@ -167,7 +184,8 @@ void read_conv_transpose(OpCall *c) {
         k *= w.kernel[i];
     }
     if (groups < 1 || channels % groups || (x->dims[1] >= 0 && x->dims[1] != channels))
-        call_fail(c, "%lld groups do not fit %s and the filter %s", (long long)groups, call_value_text(c, x), call_value_text(c, f));
+        call_fail(c, "%lld groups do not fit %s and the filter %s", (long long)groups,
+                  call_value_text(c, x), call_value_text(c, f));
     transposed_sizes(c, x, &w, sizes);
     ShapeOf s = {0}, open = {0};
     shape_add_axis(c, &s, x, 0);
@@ -182,8 +200,9 @@ void read_conv_transpose(OpCall *c) {
         shape_add(c, &open, w.kernel[i]);
     shape_add_axes(c, &open, x, 2, x->rank);
     cols = em_view(c, cols, &open);
-    Value *y = EM(c, OP_FOLD, &cols, 1, A_INTS(DIMS, sizes, w.n), A_INTS(KERNEL, w.kernel, w.n), A_INTS(STRIDES, w.strides, w.n),
-                  A_INTS(DILATIONS, w.dilations, w.n), A_INTS(PADS, w.pads, 2 * w.n));
+    Value *y = EM(c, OP_FOLD, &cols, 1, A_INTS(DIMS, sizes, w.n), A_INTS(KERNEL, w.kernel, w.n),
+                  A_INTS(STRIDES, w.strides, w.n), A_INTS(DILATIONS, w.dilations, w.n),
+                  A_INTS(PADS, w.pads, 2 * w.n));
     c->out[0] = c->nin > 2 && c->in[2] ? add_channel_bias(c, y, c->in[2], groups * og) : y;
 }
 
@@ -232,7 +251,8 @@ void read_pool(OpCall *c) {
         c->out[0] = em_scale(c, sum, 1.0 / (double)kernel);
         return;
     }
-    /* what counts is ones; with count_include_pad the explicit padding counts, that of ceil_mode does not */
+    /* what counts is ones; with count_include_pad the explicit padding counts, that of ceil_mode
+     * does not */
     ShapeOf s = {0};
     shape_add(c, &s, 1);
     shape_add(c, &s, 1);
@@ -259,8 +279,9 @@ void read_global_pool(OpCall *c) {
         call_fail(c, "rank %d; at least 3 is expected", rank);
     for (int i = 2; i < rank; i++)
         axes[i - 2] = i;
-    c->out[0] = c->row->arg == POOL_MAX ? em_reduce(c, OP_REDUCE_MAX, c->in[0], axes, rank - 2, true)
-                                        : em_mean(c, c->in[0], axes, rank - 2, true);
+    c->out[0] = c->row->arg == POOL_MAX
+                    ? em_reduce(c, OP_REDUCE_MAX, c->in[0], axes, rank - 2, true)
+                    : em_mean(c, c->in[0], axes, rank - 2, true);
 }
 
 /* ---- resize ---- */
@@ -272,7 +293,8 @@ typedef struct Resize {
 } Resize;
 
 /* Where output position i reads in the input. */
-static double source_position(OpCall *c, const Resize *r, double i, double in, double out, double scale) {
+static double source_position(OpCall *c, const Resize *r, double i, double in, double out,
+                              double scale) {
     if (!strcmp(r->transform, "half_pixel"))
         return (i + 0.5) / scale - 0.5;
     if (!strcmp(r->transform, "half_pixel_symmetric")) {
@@ -285,12 +307,15 @@ static double source_position(OpCall *c, const Resize *r, double i, double in, d
         return out > 1 ? i * (in - 1) / (in * scale - 1) : 0;
     if (!strcmp(r->transform, "asymmetric"))
         return i / scale;
-    call_fail(c, "coordinate_transformation_mode \"%s\" is not supported", diag_safe(c->im->d, r->transform));
+    call_fail(c, "coordinate_transformation_mode \"%s\" is not supported",
+              diag_safe(c->im->d, r->transform));
 }
 
 static double cubic_weight(double d, double a) {
     d = fabs(d);
-    return d <= 1 ? ((a + 2) * d - (a + 3)) * d * d + 1 : d < 2 ? ((a * d - 5 * a) * d + 8 * a) * d - 4 * a : 0;
+    return d <= 1  ? ((a + 2) * d - (a + 3)) * d * d + 1
+           : d < 2 ? ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+                   : 0;
 }
 
 static int64_t clamp_index(int64_t i, int64_t n) {
@@ -309,9 +334,10 @@ static int64_t nearest_index(OpCall *c, const Resize *r, double x) {
     return (int64_t)ceil(x - 0.5);
 }
 
-/* The [out,in] matrix of one axis. Antialiased, a filter is as much wider as the output is coarser, and its weights are
- * normalised; positions outside count for the edge unless they are excluded. */
-static Tensor *resize_matrix(OpCall *c, const Resize *r, DType t, int64_t in, int64_t out, double scale) {
+/* The [out,in] matrix of one axis. Antialiased, a filter is as much wider as the output is coarser,
+ * and its weights are normalised; positions outside count for the edge unless they are excluded. */
+static Tensor *resize_matrix(OpCall *c, const Resize *r, DType t, int64_t in, int64_t out,
+                             double scale) {
     Tensor *m = tensor_new(&c->im->g->arena, t, 2, (int64_t[]){out, in});
     bool cubic = !strcmp(r->mode, "cubic");
     double stretch = r->antialias && scale < 1 ? scale : 1, reach = (cubic ? 2 : 1) / stretch;
@@ -320,7 +346,8 @@ static Tensor *resize_matrix(OpCall *c, const Resize *r, DType t, int64_t in, in
         int64_t first = (int64_t)floor(x - reach) + 1, last = (int64_t)ceil(x + reach) - 1;
         for (int pass = 0; pass < 2; pass++) {
             for (int64_t k = first; k <= last; k++) {
-                double d = fabs(x - (double)k) * stretch, w = cubic ? cubic_weight(d, r->cubic) : 1 - d;
+                double d = fabs(x - (double)k) * stretch,
+                       w = cubic ? cubic_weight(d, r->cubic) : 1 - d;
                 if (r->exclude_outside && (k < 0 || k >= in))
                     continue;
                 if (pass == 0) {
@@ -337,14 +364,20 @@ static Tensor *resize_matrix(OpCall *c, const Resize *r, DType t, int64_t in, in
 }
 
 /* y[.., out, ..] = M x over one axis: the axis goes last and back. */
-static Value *resize_axis(OpCall *c, const Resize *r, Value *x, int axis, int64_t out, double scale) {
+static Value *resize_axis(OpCall *c, const Resize *r, Value *x, int axis, int64_t out,
+                          double scale) {
     int64_t in = x->dims[axis], perm[MAX_RANK];
     if (in < 1 || out < 1 || out > (int64_t)1 << 20)
-        call_fail(c, "axis %d of size %lld cannot be resized to %lld", axis, (long long)in, (long long)out);
+        call_fail(c, "axis %d of size %lld cannot be resized to %lld", axis, (long long)in,
+                  (long long)out);
     if (!strcmp(r->mode, "nearest")) {
         Tensor *idx = tensor_new(&c->im->g->arena, DT_I64, 1, &out);
         for (int64_t i = 0; i < out; i++)
-            tensor_set_i(idx, i, clamp_index(nearest_index(c, r, source_position(c, r, (double)i, (double)in, (double)out, scale)), in));
+            tensor_set_i(idx, i,
+                         clamp_index(nearest_index(c, r,
+                                                   source_position(c, r, (double)i, (double)in,
+                                                                   (double)out, scale)),
+                                     in));
         return em_gather(c, x, em_const(c, idx), axis);
     }
     for (int i = 0; i < x->rank; i++)
@@ -357,8 +390,10 @@ static Value *resize_axis(OpCall *c, const Resize *r, Value *x, int axis, int64_
     return axis == x->rank - 1 ? y : em_transpose(c, y, perm);
 }
 
-/* keep_aspect_ratio_policy: one scale for all axes, so that none, or every one, is beyond its size; 0: each its own. */
-static double common_scale(OpCall *c, Value *x, const char *policy, const int64_t *axes, const int64_t *sizes, int n) {
+/* keep_aspect_ratio_policy: one scale for all axes, so that none, or every one, is beyond its size;
+ * 0: each its own. */
+static double common_scale(OpCall *c, Value *x, const char *policy, const int64_t *axes,
+                           const int64_t *sizes, int n) {
     bool smaller = !strcmp(policy, "not_larger");
     double scale = 0;
     if (!strcmp(policy, "stretch"))
@@ -378,11 +413,14 @@ void read_resize(OpCall *c) {
     Value *x = c->in[0];
     int rank = em_rank(c, x);
     Resize r = {call_string(c, "mode", "nearest"),
-                call_string(c, "coordinate_transformation_mode", c->opset < 11 ? "asymmetric" : "half_pixel"),
+                call_string(c, "coordinate_transformation_mode",
+                            c->opset < 11 ? "asymmetric" : "half_pixel"),
                 call_string(c, "nearest_mode", c->opset < 11 ? "floor" : "round_prefer_floor"),
-                call_float(c, "cubic_coeff_a", -0.75), call_int(c, "exclude_outside", 0) != 0,
+                call_float(c, "cubic_coeff_a", -0.75),
+                call_int(c, "exclude_outside", 0) != 0,
                 call_int(c, "antialias", 0) != 0};
-    if (strcmp(r.mode, "nearest") != 0 && strcmp(r.mode, "linear") != 0 && strcmp(r.mode, "cubic") != 0)
+    if (strcmp(r.mode, "nearest") != 0 && strcmp(r.mode, "linear") != 0 &&
+        strcmp(r.mode, "cubic") != 0)
         call_fail(c, "mode \"%s\" is unknown", diag_safe(c->im->d, r.mode));
     const char *aspect = call_string(c, "keep_aspect_ratio_policy", "stretch");
     int at_scales = c->opset < 11 ? 1 : 2;
@@ -391,9 +429,11 @@ void read_resize(OpCall *c) {
     for (int i = 0; n < 0 && i < rank; i++)
         axes[i] = i;
     n = n < 0 ? rank : n;
-    const Tensor *scales = c->nin > at_scales && c->in[at_scales] ? em_known(c, c->in[at_scales]) : NULL;
+    const Tensor *scales =
+        c->nin > at_scales && c->in[at_scales] ? em_known(c, c->in[at_scales]) : NULL;
     bool by_scale = scales && tensor_count(scales) > 0;
-    if (by_scale ? tensor_count(scales) != n : c->nin < 4 || !c->in[3] || em_known_ints(c, c->in[3], sizes, MAX_RANK) != n)
+    if (by_scale ? tensor_count(scales) != n
+                 : c->nin < 4 || !c->in[3] || em_known_ints(c, c->in[3], sizes, MAX_RANK) != n)
         call_fail(c, "scales or sizes must be %d constants", n);
     double common = by_scale ? 0 : common_scale(c, x, aspect, axes, sizes, n);
     for (int i = 0; i < n; i++) {

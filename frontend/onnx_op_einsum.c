@@ -1,8 +1,9 @@
-/* onnx_op_einsum.c: Einsum of any number of operands as transposes, views, matrix products and sums.
+/* onnx_op_einsum.c: Einsum of any number of operands as transposes, views, matrix products and
+ * sums.
  *
- * Operands are contracted from left to right. Of two terms, labels in both that are needed later are batch axes, labels in
- * both that are not are contracted; without a label to contract the product is elementwise. An ellipsis stands for labels
- * of its own, counted from the right. */
+ * Operands are contracted from left to right. Of two terms, labels in both that are needed later
+ * are batch axes, labels in both that are not are contracted; without a label to contract the
+ * product is elementwise. An ellipsis stands for labels of its own, counted from the right. */
 #include <ctype.h>
 #include <string.h>
 
@@ -23,7 +24,8 @@ static int term_find(const Term *t, int label) {
     return -1;
 }
 
-/* Labels of one term of the equation, [s, end); an ellipsis takes what `rank` leaves (-1: `dots` labels). */
+/* Labels of one term of the equation, [s, end); an ellipsis takes what `rank` leaves (-1: `dots`
+ * labels). */
 static void parse_term(OpCall *c, const char *s, const char *end, int rank, int dots, Term *t) {
     int letters = 0;
     for (const char *p = s; p < end; p++)
@@ -40,7 +42,8 @@ static void parse_term(OpCall *c, const char *s, const char *end, int rank, int 
             p += 2;
             seen = true;
         } else if (!isalpha((unsigned char)*p)) {
-            call_fail(c, "the equation holds '%c'; letters, '...', ',' and '->' are expected", isprint((unsigned char)*p) ? *p : '?');
+            call_fail(c, "the equation holds '%c'; letters, '...', ',' and '->' are expected",
+                      isprint((unsigned char)*p) ? *p : '?');
         }
         for (int k = 0; k < count; k++) {
             if (t->n == MAX_RANK)
@@ -124,15 +127,16 @@ static Value *term_spread(OpCall *c, Term *t, const Labels *all) {
 
 static void multiply(OpCall *c, Term *a, Term *b, const Labels *all, Term *out) {
     if (all->n > MAX_RANK)
-        call_fail(c, "an intermediate of rank %d is needed; at most %d is supported", all->n, MAX_RANK);
+        call_fail(c, "an intermediate of rank %d is needed; at most %d is supported", all->n,
+                  MAX_RANK);
     Term r = {em_binary(c, OP_MUL, term_spread(c, a, all), term_spread(c, b, all)), all->n, {0}};
     memcpy(r.label, all->at, sizeof(int) * (size_t)all->n);
     *out = r;
 }
 
 /* batch + rows + inner of a against batch + inner + columns of b. */
-static void contract(OpCall *c, Term *a, Term *b, const Labels *batch, const Labels *rows, const Labels *inner,
-                     const Labels *columns, Term *out) {
+static void contract(OpCall *c, Term *a, Term *b, const Labels *batch, const Labels *rows,
+                     const Labels *inner, const Labels *columns, Term *out) {
     Labels la = *batch, lb = *batch;
     for (int i = 0; i < rows->n; i++)
         labels_push(&la, rows->at[i]);
@@ -170,7 +174,8 @@ static bool needed(const Term *out, const Term *later, int nlater, int label) {
     return found;
 }
 
-static void combine_terms(OpCall *c, Term *a, Term *b, const Term *out, const Term *later, int nlater, Term *r) {
+static void combine_terms(OpCall *c, Term *a, Term *b, const Term *out, const Term *later,
+                          int nlater, Term *r) {
     Labels batch = {0}, rows = {0}, inner = {0}, columns = {0}, all = {0};
     for (int side = 0; side < 2; side++) { /* labels of one operand alone that nobody needs */
         Term *t = side ? b : a, *other = side ? a : b;
@@ -179,7 +184,8 @@ static void combine_terms(OpCall *c, Term *a, Term *b, const Term *out, const Te
                 term_sum(c, t, i);
     }
     for (int i = 0; i < a->n; i++) {
-        bool both = term_find(b, a->label[i]) >= 0, later_on = needed(out, later, nlater, a->label[i]);
+        bool both = term_find(b, a->label[i]) >= 0,
+             later_on = needed(out, later, nlater, a->label[i]);
         labels_push(both ? (later_on ? &batch : &inner) : &rows, a->label[i]);
     }
     for (int i = 0; i < b->n; i++)
@@ -222,7 +228,8 @@ static int parse_equation(OpCall *c, Term *terms, Term *out) {
     for (;; n++) {
         const char *comma = memchr(s, ',', (size_t)(end - s)), *stop = comma ? comma : end;
         if (n >= c->nin || n >= MAX_TERMS)
-            call_fail(c, "the equation \"%s\" has more terms than the node has operands (%d)", diag_safe(c->im->d, eq), c->nin);
+            call_fail(c, "the equation \"%s\" has more terms than the node has operands (%d)",
+                      diag_safe(c->im->d, eq), c->nin);
         terms[n].v = c->in[n];
         parse_term(c, s, stop, em_rank(c, c->in[n]), 0, &terms[n]);
         for (int k = 0; k < terms[n].n; k++)
@@ -233,7 +240,8 @@ static int parse_equation(OpCall *c, Term *terms, Term *out) {
         s = comma + 1;
     }
     if (++n != c->nin)
-        call_fail(c, "the equation \"%s\" has %d terms for %d operands", diag_safe(c->im->d, eq), n, c->nin);
+        call_fail(c, "the equation \"%s\" has %d terms for %d operands", diag_safe(c->im->d, eq), n,
+                  c->nin);
     if (arrow)
         parse_term(c, arrow + 2, eq + strlen(eq), -1, dots, out);
     else

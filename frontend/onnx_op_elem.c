@@ -1,4 +1,5 @@
-/* onnx_op_elem.c: elementwise operators. One reader per shape of operator; the table says which Op it makes. */
+/* onnx_op_elem.c: elementwise operators. One reader per shape of operator; the table says which Op
+ * it makes. */
 #include "frontend/onnx_ops.h"
 
 void read_unary(OpCall *c) {
@@ -51,7 +52,8 @@ void read_cast_like(OpCall *c) {
     c->out[0] = em_cast(c, c->in[0], c->in[1]->dtype);
 }
 
-/* Bounds are attributes before opset 11, operands since. Min(Max(x, low), high): the upper bound wins when they cross. */
+/* Bounds are attributes before opset 11, operands since. Min(Max(x, low), high): the upper bound
+ * wins when they cross. */
 void read_clip(OpCall *c) {
     Value *x = c->in[0], *low = NULL, *high = NULL;
     if (c->opset < 11) {
@@ -71,7 +73,8 @@ void read_identity(OpCall *c) {
     c->out_seq[0] = c->seq[0];
 }
 
-/* An inference graph drops nothing; a training one only at ratio 0, since this compiler draws no random numbers. */
+/* An inference graph drops nothing; a training one only at ratio 0, since this compiler draws no
+ * random numbers. */
 void read_dropout(OpCall *c) {
     bool training = c->opset < 7 && !call_int(c, "is_test", 0);
     if (c->nin > 2 && c->in[2]) {
@@ -86,7 +89,8 @@ void read_dropout(OpCall *c) {
         ratio = t && tensor_count(t) == 1 ? tensor_get_f(t, 0) : 0.5;
     }
     if (training && ratio != 0)
-        call_fail(c, "dropout in training mode draws random numbers, which is not supported; export the model in "
+        call_fail(c, "dropout in training mode draws random numbers, which is not supported; "
+                     "export the model in "
                      "evaluation mode");
     c->out[0] = c->in[0];
     if (c->nout > 1 && c->wanted[1]) {

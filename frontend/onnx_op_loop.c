@@ -1,12 +1,14 @@
-/* onnx_op_loop.c: Loop and Scan taken apart turn by turn, when the number of turns is known while importing. Each turn is the
- * body read once more with its operands bound; what every turn yields is stacked at the end. */
+/* onnx_op_loop.c: Loop and Scan taken apart turn by turn, when the number of turns is known while
+ * importing. Each turn is the body read once more with its operands bound; what every turn yields
+ * is stacked at the end. */
 #include <string.h>
 
 #include "frontend/onnx_ops.h"
 
 enum { MAX_TURNS = 10000 };
 
-/* What the turns yielded, turn by turn, `each` values a turn. Lives in the scratch arena: a fault may leave at any time. */
+/* What the turns yielded, turn by turn, `each` values a turn. Lives in the scratch arena: a fault
+ * may leave at any time. */
 typedef struct Yields {
     Value **at;
     int n, cap, each;
@@ -50,7 +52,8 @@ static const char *turn_name(OpCall *c, int64_t turn) {
 
 static void check_turns(OpCall *c, int64_t turns) {
     if (turns > MAX_TURNS)
-        call_fail(c, "%lld turns; loops are taken apart turn by turn, so at most %d are accepted", (long long)turns, MAX_TURNS);
+        call_fail(c, "%lld turns; loops are taken apart turn by turn, so at most %d are accepted",
+                  (long long)turns, MAX_TURNS);
 }
 
 /* ---- Loop ---- */
@@ -63,14 +66,16 @@ static int known_condition(OpCall *c, Value *v) {
     return !v ? 1 : t ? tensor_get_i(t, 0) != 0 : -1;
 }
 
-/* M, cond, carried… -> carried…, stacked…; the body: turn, cond, carried… -> cond, carried…, yields… */
+/* M, cond, carried… -> carried…, stacked…; the body: turn, cond, carried… -> cond, carried…,
+ * yields… */
 void read_loop(OpCall *c) {
     const Onnx__GraphProto *body = loop_body(c);
     int carried = c->nin > 2 ? c->nin - 2 : 0;
     Yields y = {.each = c->nout - carried};
     int64_t most = INT64_MAX;
     if (c->nin > 0 && c->in[0] && em_known_ints(c, c->in[0], &most, 1) != 1)
-        call_fail(c, "the number of turns depends on data, which is not supported; it must be constant");
+        call_fail(
+            c, "the number of turns depends on data, which is not supported; it must be constant");
     int go = known_condition(c, c->nin > 1 ? c->in[1] : NULL);
     if (y.each < 0)
         call_fail(c, "%d outputs for %d carried values", c->nout, carried);
@@ -81,7 +86,8 @@ void read_loop(OpCall *c) {
     for (int64_t turn = 0; turn < most && go; turn++) {
         check_turns(c, turn);
         if (go < 0)
-            call_fail(c, "whether turn %lld takes place depends on data, which is not supported", (long long)turn);
+            call_fail(c, "whether turn %lld takes place depends on data, which is not supported",
+                      (long long)turn);
         in[0] = (Binding){.value = em_i(c, DT_I64, turn)};
         in[1] = (Binding){.value = em_i(c, DT_BOOL, 1)};
         import_subgraph(c, body, turn_name(c, turn), in, 2 + carried, out, 1 + c->nout);
@@ -119,7 +125,8 @@ static ScanForm scan_form(OpCall *c, int operands) {
     f.states = operands - f.scans;
     f.yields = c->nout - f.states;
     if (f.scans < 1 || f.states < 0 || f.yields < 0)
-        call_fail(c, "%d scanned inputs do not fit %d inputs and %d outputs", f.scans, operands, c->nout);
+        call_fail(c, "%d scanned inputs do not fit %d inputs and %d outputs", f.scans, operands,
+                  c->nout);
     scan_list(c, "scan_input_axes", f.scans, &f.in_axes);
     scan_list(c, c->opset < 9 ? "directions" : "scan_input_directions", f.scans, &f.in_back);
     scan_list(c, "scan_output_axes", f.yields, &f.out_axes);
@@ -133,10 +140,12 @@ static Value *scan_slice(OpCall *c, Value *x, int axis, int64_t at) {
 }
 
 /* states…, scanned… -> states…, stacked… */
-static void scan_run(OpCall *c, const ScanForm *f, Value **operands, const char *name, Value **results) {
+static void scan_run(OpCall *c, const ScanForm *f, Value **operands, const char *name,
+                     Value **results) {
     const Onnx__GraphProto *body = loop_body(c);
     int n = f->states + f->scans;
-    Binding *in = ARENA_ARRAY(&c->im->scratch, Binding, n), *out = ARENA_ARRAY(&c->im->scratch, Binding, c->nout + 1);
+    Binding *in = ARENA_ARRAY(&c->im->scratch, Binding, n),
+            *out = ARENA_ARRAY(&c->im->scratch, Binding, c->nout + 1);
     Yields y = {.each = f->yields};
     int64_t turns = -1;
     int axes[64];
@@ -156,9 +165,11 @@ static void scan_run(OpCall *c, const ScanForm *f, Value **operands, const char 
     for (int64_t t = 0; t < turns; t++) {
         for (int i = 0; i < f->scans; i++) {
             bool back = f->in_back && f->in_back[i];
-            in[f->states + i] = (Binding){.value = scan_slice(c, operands[f->states + i], axes[i], back ? turns - 1 - t : t)};
+            in[f->states + i] = (Binding){
+                .value = scan_slice(c, operands[f->states + i], axes[i], back ? turns - 1 - t : t)};
         }
-        import_subgraph(c, body, arena_printf(&c->im->scratch, "%s%s", name, turn_name(c, t)), in, n, out, c->nout);
+        import_subgraph(c, body, arena_printf(&c->im->scratch, "%s%s", name, turn_name(c, t)), in,
+                        n, out, c->nout);
         for (int i = 0; i < f->states; i++)
             in[i] = out[i];
         for (int i = 0; i < f->yields; i++)
@@ -167,7 +178,8 @@ static void scan_run(OpCall *c, const ScanForm *f, Value **operands, const char 
     for (int i = 0; i < f->states; i++)
         results[i] = in[i].value;
     for (int i = 0; i < f->yields; i++)
-        results[f->states + i] = yields_stack(c, &y, i, f->out_axes ? f->out_axes[i] : 0, f->out_back && f->out_back[i]);
+        results[f->states + i] =
+            yields_stack(c, &y, i, f->out_axes ? f->out_axes[i] : 0, f->out_back && f->out_back[i]);
 }
 
 void read_scan(OpCall *c) {
@@ -185,7 +197,8 @@ void read_scan_batched(OpCall *c) {
     if (batch < 1)
         call_fail(c, "the batch axis must have a known size");
     check_turns(c, batch);
-    Value **operands = ARENA_ARRAY(&c->im->scratch, Value *, n + 1), **results = ARENA_ARRAY(&c->im->scratch, Value *, c->nout + 1);
+    Value **operands = ARENA_ARRAY(&c->im->scratch, Value *, n + 1),
+          **results = ARENA_ARRAY(&c->im->scratch, Value *, c->nout + 1);
     Yields y = {.each = c->nout};
     for (int64_t b = 0; b < batch; b++) {
         for (int i = 0; i < n; i++) {

@@ -1,5 +1,5 @@
-/* onnx_op_norm.c: normalisations, from reductions and elementwise ops. 16-bit inputs are normalised in f32, as ONNX's
- * stash_type asks. */
+/* onnx_op_norm.c: normalisations, from reductions and elementwise ops. 16-bit inputs are normalised
+ * in f32, as ONNX's stash_type asks. */
 #include <string.h>
 
 #include "frontend/onnx_ops.h"
@@ -20,7 +20,8 @@ static Value *inverse_root(OpCall *c, Value *v, double eps) {
 }
 
 /* (x - mean) / sqrt(var + eps) over axes; the statistics (kept axes) into *mean and *inv. */
-static Value *normalize(OpCall *c, Value *x, const int64_t *axes, int n, double eps, Value **mean, Value **inv) {
+static Value *normalize(OpCall *c, Value *x, const int64_t *axes, int n, double eps, Value **mean,
+                        Value **inv) {
     *mean = em_mean(c, x, axes, n, true);
     Value *d = em_binary(c, OP_SUB, x, *mean);
     *inv = inverse_root(c, em_mean(c, em_square(c, d), axes, n, true), eps);
@@ -83,7 +84,8 @@ void read_skip_norm(OpCall *c) {
         c->out[2] = inv;
     if (c->nout > 3)
         c->out[3] = x;
-    for (int i = 1; i < 3 && i < c->nout; i++) /* ONNX Runtime leaves them empty; exporters name them all the same */
+    for (int i = 1; i < 3 && i < c->nout;
+         i++) /* ONNX Runtime leaves them empty; exporters name them all the same */
         if (!c->out[i])
             c->out[i] = em_f(c, DT_F32, 0);
 }
@@ -116,9 +118,11 @@ void read_batch_norm(OpCall *c) {
         mean = em_mean(c, x, axes, rank - 1, true);
         var = em_mean(c, em_square(c, em_binary(c, OP_SUB, x, mean)), axes, rank - 1, true);
         Value *now[2] = {mean, var};
-        for (int i = 0; i < 2 && i + 1 < c->nout; i++) { /* running = old * momentum + now * (1 - momentum) */
+        for (int i = 0; i < 2 && i + 1 < c->nout;
+             i++) { /* running = old * momentum + now * (1 - momentum) */
             Value *flat = em_reshape(c, now[i], 1, (int64_t[]){-1});
-            c->out[i + 1] = em_binary(c, OP_ADD, em_scale(c, c->in[3 + i], momentum), em_scale(c, flat, 1 - momentum));
+            c->out[i + 1] = em_binary(c, OP_ADD, em_scale(c, c->in[3 + i], momentum),
+                                      em_scale(c, flat, 1 - momentum));
         }
     }
     Value *y = em_binary(c, OP_MUL, em_binary(c, OP_SUB, x, mean), inverse_root(c, var, eps));
@@ -143,14 +147,16 @@ void read_group_norm(OpCall *c) {
     int rank = em_rank(c, x);
     int64_t groups = call_int(c, "num_groups", 0);
     if (rank < 3 || groups < 1 || (x->dims[1] >= 0 && x->dims[1] % groups))
-        call_fail(c, "the channels (axis 1) must be a multiple of num_groups (%lld)", (long long)groups);
+        call_fail(c, "the channels (axis 1) must be a multiple of num_groups (%lld)",
+                  (long long)groups);
     ShapeOf s = {0}, back = {0};
     shape_add_axis(c, &s, x, 0);
     shape_add(c, &s, groups);
     shape_add_rest(c, &s);
     int64_t axis = 2;
     Value *wide = is_half(x) ? em_cast(c, x, DT_F32) : x;
-    Value *y = normalize(c, em_view(c, wide, &s), &axis, 1, call_float(c, "epsilon", 1e-5f), &mean, &inv);
+    Value *y =
+        normalize(c, em_view(c, wide, &s), &axis, 1, call_float(c, "epsilon", 1e-5f), &mean, &inv);
     y = em_cast(c, y, x->dtype);
     bool by_group = c->opset < 21;
     for (int i = 0; i < 2 && by_group; i++) {
@@ -182,7 +188,8 @@ void read_lp_norm(OpCall *c) {
     int64_t p = call_int(c, "p", 2), axis = em_axis(c, call_int(c, "axis", -1), em_rank(c, x));
     if (p != 1 && p != 2)
         call_fail(c, "p is %lld; expected 1 or 2", (long long)p);
-    Value *sum = em_reduce(c, OP_REDUCE_SUM, p == 1 ? em_unary(c, OP_ABS, x) : em_square(c, x), &axis, 1, true);
+    Value *sum = em_reduce(c, OP_REDUCE_SUM, p == 1 ? em_unary(c, OP_ABS, x) : em_square(c, x),
+                           &axis, 1, true);
     Value *zero = em_binary(c, OP_EQ, sum, em_like(c, x, 0));
     Value *safe = em_where(c, zero, em_like(c, x, 1), sum);
     c->out[0] = em_binary(c, OP_DIV, x, p == 1 ? safe : em_unary(c, OP_SQRT, safe));

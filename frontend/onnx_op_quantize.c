@@ -1,5 +1,5 @@
-/* onnx_op_quantize.c: linear quantisation, forward: whole tensors, along an axis, or in blocks. 4-bit numbers are 8-bit ones
- * here, clipped to their range. */
+/* onnx_op_quantize.c: linear quantisation, forward: whole tensors, along an axis, or in blocks.
+ * 4-bit numbers are 8-bit ones here, clipped to their range. */
 #include "frontend/onnx_ops.h"
 
 /* A scale or zero point against x: a scalar, one per position of `axis`, or one per block of it. */
@@ -10,7 +10,8 @@ static Value *spread_parameter(OpCall *c, Value *x, Value *v, int axis, int64_t 
     if (block == 0) {
         ShapeOf s = {0};
         if (v->rank != 1)
-            call_fail(c, "the scale must have rank 0 or 1 without block_size, found %s", call_value_text(c, v));
+            call_fail(c, "the scale must have rank 0 or 1 without block_size, found %s",
+                      call_value_text(c, v));
         shape_add_axis(c, &s, v, 0);
         for (int i = axis + 1; i < rank; i++)
             shape_add(c, &s, 1);
@@ -18,7 +19,8 @@ static Value *spread_parameter(OpCall *c, Value *x, Value *v, int axis, int64_t 
     }
     if (v->rank != rank || block < 1 || !value_known(x) || !value_known(v) ||
         v->dims[axis] != (x->dims[axis] + block - 1) / block)
-        call_fail(c, "blocks of %lld do not fit %s and %s", (long long)block, call_value_text(c, x), call_value_text(c, v));
+        call_fail(c, "blocks of %lld do not fit %s and %s", (long long)block, call_value_text(c, x),
+                  call_value_text(c, v));
     Tensor *idx = tensor_new(&c->im->g->arena, DT_I64, 1, &x->dims[axis]);
     for (int64_t i = 0; i < x->dims[axis]; i++)
         tensor_set_i(idx, i, i / block);
@@ -34,11 +36,14 @@ static int quantize_axis(OpCall *c) {
 void read_dequantize(OpCall *c) {
     int axis = quantize_axis(c);
     int64_t block = call_int(c, "block_size", 0);
-    Value *scale = spread_parameter(c, c->in[0], c->in[1], axis, block), *x = em_cast(c, c->in[0], DT_F32);
+    Value *scale = spread_parameter(c, c->in[0], c->in[1], axis, block),
+          *x = em_cast(c, c->in[0], DT_F32);
     if (c->nin > 2 && c->in[2])
-        x = em_binary(c, OP_SUB, x, em_cast(c, spread_parameter(c, c->in[0], c->in[2], axis, block), DT_F32));
+        x = em_binary(c, OP_SUB, x,
+                      em_cast(c, spread_parameter(c, c->in[0], c->in[2], axis, block), DT_F32));
     DType type = dtype_of_onnx((int)call_int(c, "output_dtype", 0));
-    c->out[0] = em_cast(c, em_binary(c, OP_MUL, x, em_cast(c, scale, DT_F32)), type != DT_NONE ? type : scale->dtype);
+    c->out[0] = em_cast(c, em_binary(c, OP_MUL, x, em_cast(c, scale, DT_F32)),
+                        type != DT_NONE ? type : scale->dtype);
 }
 
 /* Least and greatest number of an ONNX integer type. */
@@ -71,14 +76,16 @@ static void integer_range(OpCall *c, int64_t onnx, double *low, double *high) {
 void read_quantize(OpCall *c) {
     int axis = quantize_axis(c);
     int64_t block = call_int(c, "block_size", 0), onnx = call_int(c, "output_dtype", 0);
-    Value *zero = c->nin > 2 ? c->in[2] : NULL, *scale = em_cast(c, spread_parameter(c, c->in[0], c->in[1], axis, block), DT_F32);
+    Value *zero = c->nin > 2 ? c->in[2] : NULL,
+          *scale = em_cast(c, spread_parameter(c, c->in[0], c->in[1], axis, block), DT_F32);
     double low, high;
     if (onnx == 0)
         onnx = zero ? dtype_to_onnx(zero->dtype) : 2;
     integer_range(c, onnx, &low, &high);
     Value *x = em_unary(c, OP_ROUND, em_binary(c, OP_DIV, em_cast(c, c->in[0], DT_F32), scale));
     if (zero)
-        x = em_binary(c, OP_ADD, x, em_cast(c, spread_parameter(c, c->in[0], zero, axis, block), DT_F32));
+        x = em_binary(c, OP_ADD, x,
+                      em_cast(c, spread_parameter(c, c->in[0], zero, axis, block), DT_F32));
     x = em_binary(c, OP_MIN, em_binary(c, OP_MAX, x, em_like(c, x, low)), em_like(c, x, high));
     c->out[0] = em_cast(c, x, dtype_of_onnx((int)onnx));
 }

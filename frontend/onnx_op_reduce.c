@@ -20,7 +20,8 @@ static Value *reduced_count(OpCall *c, Value *x, const int64_t *axes, int n) {
 }
 
 Value *em_mean(OpCall *c, Value *x, const int64_t *axes, int n, bool keep) {
-    return em_binary(c, OP_DIV, em_reduce(c, OP_REDUCE_SUM, x, axes, n, keep), reduced_count(c, x, axes, n));
+    return em_binary(c, OP_DIV, em_reduce(c, OP_REDUCE_SUM, x, axes, n, keep),
+                     reduced_count(c, x, axes, n));
 }
 
 static Value *drop_axes(OpCall *c, Value *x, const int64_t *axes, int n) {
@@ -40,7 +41,8 @@ static Value *log_sum_exp(OpCall *c, Value *x, const int64_t *axes, int n, bool 
     Value *m = em_reduce(c, OP_REDUCE_MAX, x, axes, n, true);
     m = em_where(c, em_unary(c, OP_ISINF, m), em_like(c, m, 0), m);
     Value *e = em_unary(c, OP_EXP, em_binary(c, OP_SUB, x, m));
-    Value *r = em_binary(c, OP_ADD, em_unary(c, OP_LOG, em_reduce(c, OP_REDUCE_SUM, e, axes, n, true)), m);
+    Value *r =
+        em_binary(c, OP_ADD, em_unary(c, OP_LOG, em_reduce(c, OP_REDUCE_SUM, e, axes, n, true)), m);
     return keep ? r : drop_axes(c, r, axes, n);
 }
 
@@ -85,7 +87,8 @@ void read_reduce(OpCall *c) {
     int n = em_axes(c, operand ? 1 : -1, operand ? NULL : "axes", rank, axes);
     if (n <= 0) {
         if (call_int(c, "noop_with_empty_axes", 0)) {
-            if (kind != RED_SUM && kind != RED_MEAN && kind != RED_MAX && kind != RED_MIN && kind != RED_PROD)
+            if (kind != RED_SUM && kind != RED_MEAN && kind != RED_MAX && kind != RED_MIN &&
+                kind != RED_PROD)
                 x = reduce_kind(c, kind, x, axes, 0, true);
             c->out[0] = x;
             return;
@@ -102,7 +105,8 @@ void read_cumsum(OpCall *c) {
     if (em_known_ints(c, c->in[1], &axis, 1) != 1)
         call_fail(c, "the axis depends on data; it must be constant");
     c->out[0] = EM(c, OP_CUMSUM, &c->in[0], 1, A_INT(AXIS, em_axis(c, axis, rank)),
-                   A_INT(EXCLUSIVE, call_int(c, "exclusive", 0)), A_INT(REVERSE, call_int(c, "reverse", 0)));
+                   A_INT(EXCLUSIVE, call_int(c, "exclusive", 0)),
+                   A_INT(REVERSE, call_int(c, "reverse", 0)));
 }
 
 /* Before opset 13 the axes from `axis` on were one. */
@@ -136,7 +140,8 @@ void read_hardmax(OpCall *c) {
         y = em_view(c, x, &flat);
         axis = 1;
     }
-    Value *top = EM(c, OP_ARGMAX, &y, 1, A_INT(AXIS, axis), A_INT(KEEPDIMS, 1), A_INT(LARGEST, 1)), *at = em_iota(c, y, axis);
+    Value *top = EM(c, OP_ARGMAX, &y, 1, A_INT(AXIS, axis), A_INT(KEEPDIMS, 1), A_INT(LARGEST, 1)),
+          *at = em_iota(c, y, axis);
     ShapeOf s = {0};
     for (int i = axis; i < y->rank; i++) {
         if (i > axis)
@@ -157,7 +162,8 @@ void read_gemm(OpCall *c) {
     for (int i = 0; i < 2; i++)
         if (em_rank(c, c->in[i]) != 2)
             call_fail(c, "operand %d has rank %d; expected 2", i, c->in[i]->rank);
-    Value *y = em_matmul(c, c->in[0], c->in[1], call_int(c, "transA", 0) != 0, call_int(c, "transB", 0) != 0);
+    Value *y = em_matmul(c, c->in[0], c->in[1], call_int(c, "transA", 0) != 0,
+                         call_int(c, "transB", 0) != 0);
     y = em_scale(c, y, call_float(c, "alpha", 1));
     double beta = call_float(c, "beta", 1);
     if (c->nin > 2 && c->in[2] && beta != 0) {
@@ -171,7 +177,8 @@ void read_gemm(OpCall *c) {
 void read_fused_matmul(OpCall *c) {
     if (call_int(c, "transBatchA", 0) || call_int(c, "transBatchB", 0))
         call_fail(c, "transBatchA and transBatchB are not supported");
-    bool ta = call_int(c, "transA", 0) && em_rank(c, c->in[0]) > 1, tb = call_int(c, "transB", 0) && em_rank(c, c->in[1]) > 1;
+    bool ta = call_int(c, "transA", 0) && em_rank(c, c->in[0]) > 1,
+         tb = call_int(c, "transB", 0) && em_rank(c, c->in[1]) > 1;
     c->out[0] = em_scale(c, em_matmul(c, c->in[0], c->in[1], ta, tb), call_float(c, "alpha", 1));
 }
 
@@ -182,7 +189,8 @@ static void nll_of(OpCall *c, Value *logp, Value *labels, Value *weights) {
     bool ignores = call_attr(c, "ignore_index") != NULL;
     bool mean = !strcmp(reduction, "mean"), none = !strcmp(reduction, "none");
     if (!mean && !none && strcmp(reduction, "sum") != 0)
-        call_fail(c, "reduction \"%s\" is unknown; expected none, sum or mean", diag_safe(c->im->d, reduction));
+        call_fail(c, "reduction \"%s\" is unknown; expected none, sum or mean",
+                  diag_safe(c->im->d, reduction));
     if (em_rank(c, logp) != em_rank(c, labels) + 1 || logp->rank < 2)
         call_fail(c, "labels must have the scores' rank less one");
     labels = em_cast(c, labels, DT_I64);
@@ -191,7 +199,8 @@ static void nll_of(OpCall *c, Value *logp, Value *labels, Value *weights) {
         ignored = em_binary(c, OP_EQ, labels, em_i(c, DT_I64, call_int(c, "ignore_index", 0)));
         labels = em_where(c, ignored, em_i(c, DT_I64, 0), labels);
     }
-    Value *picked = EM(c, OP_GATHER_ELEMENTS, ((Value *[]){logp, em_insert_axis(c, labels, 1)}), 2, A_INT(AXIS, 1));
+    Value *picked = EM(c, OP_GATHER_ELEMENTS, ((Value *[]){logp, em_insert_axis(c, labels, 1)}), 2,
+                       A_INT(AXIS, 1));
     Value *loss = em_unary(c, OP_NEG, em_drop_axis(c, picked, 1)), *w = NULL;
     if (weights)
         w = em_gather(c, weights, labels, 0);
@@ -209,7 +218,8 @@ static void nll_of(OpCall *c, Value *logp, Value *labels, Value *weights) {
     }
     Value *sum = em_reduce(c, OP_REDUCE_SUM, loss, axes, n, false);
     if (mean) {
-        Value *total = w ? em_reduce(c, OP_REDUCE_SUM, w, axes, w->rank, false) : reduced_count(c, loss, axes, n);
+        Value *total = w ? em_reduce(c, OP_REDUCE_SUM, w, axes, w->rank, false)
+                         : reduced_count(c, loss, axes, n);
         sum = em_binary(c, OP_DIV, sum, total);
     }
     c->out[0] = sum;

@@ -1,4 +1,5 @@
-/* onnx_op_shape.c: operators that move, cut or make tensors without computing with their elements. */
+/* onnx_op_shape.c: operators that move, cut or make tensors without computing with their elements.
+ */
 #include <string.h>
 
 #include "frontend/onnx_ops.h"
@@ -21,7 +22,8 @@ void read_shape(OpCall *c) {
     start = start < 0 ? 0 : start > rank ? rank : start;
     end = end < 0 ? 0 : end > rank ? rank : end;
     Value *s = em_shape(c, c->in[0]);
-    c->out[0] = start == 0 && end == rank ? s : em_slice(c, s, 0, start, end < start ? start : end, 1);
+    c->out[0] =
+        start == 0 && end == rank ? s : em_slice(c, s, 0, start, end < start ? start : end, 1);
 }
 
 void read_size(OpCall *c) {
@@ -39,8 +41,8 @@ void read_squeeze(OpCall *c) {
     for (int i = 0; i < n; i++) {
         drop[axes[i]] = true;
         if (x->dims[axes[i]] > 1 || x->dims[axes[i]] == 0)
-            call_fail(c, "axis %lld has size %lld; only axes of size 1 can be squeezed", (long long)axes[i],
-                      (long long)x->dims[axes[i]]);
+            call_fail(c, "axis %lld has size %lld; only axes of size 1 can be squeezed",
+                      (long long)axes[i], (long long)x->dims[axes[i]]);
     }
     for (int i = 0; n < 0 && i < rank; i++) {
         if (x->dims[i] < 0)
@@ -59,7 +61,8 @@ void read_unsqueeze(OpCall *c) {
     int rank = em_rank(c, x);
     int64_t given[64], axes[64];
     const int64_t *at = given;
-    int n = c->opset < 13 ? call_ints(c, "axes", &at) : em_known_ints(c, c->in[1], given, COUNT_OF(given));
+    int n = c->opset < 13 ? call_ints(c, "axes", &at)
+                          : em_known_ints(c, c->in[1], given, COUNT_OF(given));
     if (n < 0)
         call_fail(c, "the axes depend on data or are missing; they must be constant");
     if (rank + n > MAX_RANK)
@@ -100,7 +103,8 @@ void read_transpose(OpCall *c) {
     int64_t reversed[MAX_RANK];
     for (int i = 0; i < rank; i++)
         reversed[i] = rank - 1 - i;
-    c->out[0] = n < 0 ? em_transpose(c, c->in[0], reversed) : EM(c, OP_TRANSPOSE, &c->in[0], 1, A_INTS(PERM, perm, n));
+    c->out[0] = n < 0 ? em_transpose(c, c->in[0], reversed)
+                      : EM(c, OP_TRANSPOSE, &c->in[0], 1, A_INTS(PERM, perm, n));
 }
 
 void read_expand(OpCall *c) {
@@ -134,9 +138,11 @@ void read_tile(OpCall *c) {
     int n = em_known_ints(c, repeats, known, MAX_RANK);
     for (int i = 0; i < rank; i++) {
         if (n >= 0 && known[i] < 0)
-            call_fail(c, "repeats of axis %d is %lld; it cannot be negative", i, (long long)known[i]);
+            call_fail(c, "repeats of axis %d is %lld; it cannot be negative", i,
+                      (long long)known[i]);
         if (n < 0 || known[i] != 1)
-            x = tile_axis(c, x, i, n < 0 ? em_slice(c, repeats, 0, i, i + 1, 1) : NULL, n < 0 ? -1 : known[i]);
+            x = tile_axis(c, x, i, n < 0 ? em_slice(c, repeats, 0, i, i + 1, 1) : NULL,
+                          n < 0 ? -1 : known[i]);
     }
     c->out[0] = x;
 }
@@ -152,19 +158,24 @@ void read_concat(OpCall *c) {
 /* Slices x by sizes that only data or open sizes decide: ends are the running sum. */
 static void split_by_values(OpCall *c, Value *x, int axis, Value *sizes) {
     int64_t a = axis;
-    Value *ends = EM(c, OP_CUMSUM, &sizes, 1, A_INT(AXIS, 0)), *starts = em_binary(c, OP_SUB, ends, sizes);
+    Value *ends = EM(c, OP_CUMSUM, &sizes, 1, A_INT(AXIS, 0)),
+          *starts = em_binary(c, OP_SUB, ends, sizes);
     Value *axes = em_ints(c, &a, 1);
     for (int i = 0; i < c->nout; i++)
         c->out[i] = em_node(c, OP_SLICE,
-                            (Value *[]){x, em_slice(c, starts, 0, i, i + 1, 1), em_slice(c, ends, 0, i, i + 1, 1), axes},
-                            4, 1, NULL, 0)->out[0];
+                            (Value *[]){x, em_slice(c, starts, 0, i, i + 1, 1),
+                                        em_slice(c, ends, 0, i, i + 1, 1), axes},
+                            4, 1, NULL, 0)
+                        ->out[0];
 }
 
 /* Equal parts of a size not known yet: ceil(size / n) each, the last one shorter. */
 static void split_equal_open(OpCall *c, Value *x, int axis) {
     int64_t a = axis;
-    Value *size = em_size(c, x, axis), *n = em_i(c, DT_I64, c->nout), *less = em_i(c, DT_I64, c->nout - 1);
-    Value *part = em_binary(c, OP_DIV, em_binary(c, OP_ADD, size, less), n), *axes = em_ints(c, &a, 1);
+    Value *size = em_size(c, x, axis), *n = em_i(c, DT_I64, c->nout),
+          *less = em_i(c, DT_I64, c->nout - 1);
+    Value *part = em_binary(c, OP_DIV, em_binary(c, OP_ADD, size, less), n),
+          *axes = em_ints(c, &a, 1);
     for (int i = 0; i < c->nout; i++) {
         Value *start = em_binary(c, OP_MUL, part, em_i(c, DT_I64, i));
         Value *end = em_binary(c, OP_MUL, part, em_i(c, DT_I64, i + 1));
@@ -182,7 +193,8 @@ static void split_by_sizes(OpCall *c, Value *x, int axis, const int64_t *sizes, 
         c->out[i] = em_slice(c, x, axis, at - sizes[i], at, 1);
     }
     if (x->dims[axis] >= 0 && at != x->dims[axis])
-        call_fail(c, "the sizes add up to %lld; axis %d has size %lld", (long long)at, axis, (long long)x->dims[axis]);
+        call_fail(c, "the sizes add up to %lld; axis %d has size %lld", (long long)at, axis,
+                  (long long)x->dims[axis]);
 }
 
 void read_split(OpCall *c) {
@@ -215,7 +227,8 @@ void read_split(OpCall *c) {
         if (c->nout > COUNT_OF(sizes))
             call_fail(c, "%d outputs; at most %d are supported", c->nout, COUNT_OF(sizes));
         if (c->opset < 18 && size % c->nout)
-            call_fail(c, "axis %d of size %lld does not split into %d equal parts", axis, (long long)size, c->nout);
+            call_fail(c, "axis %d of size %lld does not split into %d equal parts", axis,
+                      (long long)size, c->nout);
         for (int i = 0; i < c->nout; i++)
             sizes[i] = i * part >= size ? 0 : size - i * part < part ? size - i * part : part;
         split_by_sizes(c, x, axis, sizes, c->nout);
@@ -227,13 +240,14 @@ void read_split(OpCall *c) {
 static void slice_by_attrs(OpCall *c) {
     const int64_t *starts, *ends, *axes;
     int64_t all[MAX_RANK], ones[MAX_RANK];
-    int n = call_ints(c, "starts", &starts), m = call_ints(c, "ends", &ends), k = call_ints(c, "axes", &axes);
+    int n = call_ints(c, "starts", &starts), m = call_ints(c, "ends", &ends),
+        k = call_ints(c, "axes", &axes);
     for (int i = 0; i < MAX_RANK; i++)
         all[i] = i, ones[i] = 1;
     if (n < 0 || n != m || (k >= 0 && k != n) || n > MAX_RANK)
         call_fail(c, "starts, ends and axes must have equal lengths, found %d, %d, %d", n, m, k);
-    c->out[0] = EM(c, OP_SLICE, &c->in[0], 1, A_INTS(AXES, k < 0 ? all : axes, n), A_INTS(STARTS, starts, n),
-                   A_INTS(ENDS, ends, n), A_INTS(STEPS, ones, n));
+    c->out[0] = EM(c, OP_SLICE, &c->in[0], 1, A_INTS(AXES, k < 0 ? all : axes, n),
+                   A_INTS(STARTS, starts, n), A_INTS(ENDS, ends, n), A_INTS(STEPS, ones, n));
 }
 
 void read_slice(OpCall *c) {
@@ -258,10 +272,12 @@ void read_slice(OpCall *c) {
                 list[i][k] = i == 2 ? k : 1;
         for (int i = 1; i < 4; i++)
             if (n[i] >= 0 && n[i] != n[0])
-                call_fail(c, "starts, ends, axes and steps must have equal lengths, found %d, %d, %d, %d", n[0], n[1], n[2],
-                          n[3]);
-        c->out[0] = EM(c, OP_SLICE, in, 1, A_INTS(AXES, list[2], n[0]), A_INTS(STARTS, list[0], n[0]),
-                       A_INTS(ENDS, list[1], n[0]), A_INTS(STEPS, list[3], n[0]));
+                call_fail(
+                    c, "starts, ends, axes and steps must have equal lengths, found %d, %d, %d, %d",
+                    n[0], n[1], n[2], n[3]);
+        c->out[0] =
+            EM(c, OP_SLICE, in, 1, A_INTS(AXES, list[2], n[0]), A_INTS(STARTS, list[0], n[0]),
+               A_INTS(ENDS, list[1], n[0]), A_INTS(STEPS, list[3], n[0]));
         return;
     }
     for (int i = 1; i < 5; i++) { /* what is known of them as constants: inference reads those */
@@ -277,7 +293,8 @@ void read_slice(OpCall *c) {
 void read_constant(OpCall *c) {
     const Onnx__AttributeProto *a = NULL;
     int given = 0;
-    static const char *const names[] = {"value", "value_float", "value_int", "value_floats", "value_ints"};
+    static const char *const names[] = {"value", "value_float", "value_int", "value_floats",
+                                        "value_ints"};
     for (int i = 0; i < COUNT_OF(names); i++)
         if (call_attr(c, names[i]))
             a = call_attr(c, names[i]), given++;
@@ -319,11 +336,13 @@ static Value *as_scalar(OpCall *c, Value *x) {
 
 void read_range(OpCall *c) {
     Value *in[3];
-    for (int i = 0; i < 3; i++) { /* computed constants as constants: they decide the size of the result */
+    for (int i = 0; i < 3;
+         i++) { /* computed constants as constants: they decide the size of the result */
         in[i] = as_scalar(c, c->in[i]);
         const Tensor *t = em_known(c, in[i]);
         if (t && !value_is_const(in[i]))
-            in[i] = dtype_is_float(t->dtype) ? em_f(c, t->dtype, tensor_get_f(t, 0)) : em_i(c, t->dtype, tensor_get_i(t, 0));
+            in[i] = dtype_is_float(t->dtype) ? em_f(c, t->dtype, tensor_get_f(t, 0))
+                                             : em_i(c, t->dtype, tensor_get_i(t, 0));
     }
     c->out[0] = em_node(c, OP_RANGE, in, 3, 1, NULL, 0)->out[0];
 }
@@ -338,17 +357,19 @@ static int64_t pad_source(int64_t i, int64_t size, const char *mode) {
         return (i % size + size) % size;
     if (size == 1)
         return 0;
-    int64_t period = 2 * (size - 1), k = (i % period + period) % period; /* reflect, edge not repeated */
+    int64_t period = 2 * (size - 1),
+            k = (i % period + period) % period; /* reflect, edge not repeated */
     return k < size ? k : period - k;
 }
 
-static Value *pad_by_index(OpCall *c, Value *x, int axis, int64_t before, int64_t after, const char *mode) {
+static Value *pad_by_index(OpCall *c, Value *x, int axis, int64_t before, int64_t after,
+                           const char *mode) {
     int64_t size = x->dims[axis], n = size + before + after;
     if (size < 0)
         call_fail(c, "mode \"%s\" needs the size of axis %d", mode, axis);
     if (n < 0 || (size == 0 && n > 0))
-        call_fail(c, "pads %lld and %lld do not fit axis %d of size %lld", (long long)before, (long long)after, axis,
-                  (long long)size);
+        call_fail(c, "pads %lld and %lld do not fit axis %d of size %lld", (long long)before,
+                  (long long)after, axis, (long long)size);
     if (n > (int64_t)1 << 24)
         call_fail(c, "axis %d becomes %lld long", axis, (long long)n);
     Tensor *idx = tensor_new(&c->im->g->arena, DT_I64, 1, &n);
@@ -358,7 +379,8 @@ static Value *pad_by_index(OpCall *c, Value *x, int axis, int64_t before, int64_
 }
 
 /* A fill value known only later is chosen where padded ones are missing. */
-static Value *pad_constant(OpCall *c, Value *x, const int64_t *pads, double fill, Value *open_fill) {
+static Value *pad_constant(OpCall *c, Value *x, const int64_t *pads, double fill,
+                           Value *open_fill) {
     Value *y = EM(c, OP_PAD, &x, 1, A_INTS(PADS, pads, 2 * x->rank), A_FLOAT(VALUE_F, fill));
     if (!open_fill)
         return y;
@@ -393,7 +415,8 @@ void read_pad(OpCall *c) {
     if (n < 0) {
         if (c->opset < 11 || naxes >= 0 || !constant || open_fill)
             call_fail(c, "the pads depend on data; they must be constant");
-        c->out[0] = EM(c, OP_PAD, ((Value *[]){x, em_cast(c, c->in[1], DT_I64)}), 2, A_FLOAT(VALUE_F, fill));
+        c->out[0] = EM(c, OP_PAD, ((Value *[]){x, em_cast(c, c->in[1], DT_I64)}), 2,
+                       A_FLOAT(VALUE_F, fill));
         return;
     }
     int m = naxes < 0 ? rank : naxes;
@@ -409,7 +432,8 @@ void read_pad(OpCall *c) {
         return;
     }
     if (strcmp(mode, "reflect") != 0 && strcmp(mode, "edge") != 0 && strcmp(mode, "wrap") != 0)
-        call_fail(c, "mode \"%s\" is unknown; expected constant, reflect, edge or wrap", diag_safe(c->im->d, mode));
+        call_fail(c, "mode \"%s\" is unknown; expected constant, reflect, edge or wrap",
+                  diag_safe(c->im->d, mode));
     for (int i = 0; i < rank; i++)
         if (pads[i] || pads[rank + i])
             x = pad_by_index(c, x, i, pads[i], pads[rank + i], mode);
@@ -447,7 +471,8 @@ void read_trilu(OpCall *c) {
     if (c->nin > 1 && c->in[1])
         k = as_scalar(c, c->in[1]);
     Value *edge = em_binary(c, OP_ADD, row, k);
-    Value *keep = call_int(c, "upper", 1) ? em_binary(c, OP_LE, edge, column) : em_binary(c, OP_LE, column, edge);
+    Value *keep = call_int(c, "upper", 1) ? em_binary(c, OP_LE, edge, column)
+                                          : em_binary(c, OP_LE, column, edge);
     c->out[0] = em_where(c, keep, x, em_like(c, x, 0));
 }
 
@@ -458,14 +483,16 @@ void read_depth_to_space(OpCall *c) {
     int64_t b = call_int(c, "blocksize", 0);
     bool crd = !strcmp(call_string(c, "mode", "DCR"), "CRD");
     if (em_rank(c, x) != 4 || b < 1 || x->dims[1] < 0 || x->dims[1] % (b * b))
-        call_fail(c, "expected [N,C,H,W] with C a multiple of blocksize^2 (%lld)", (long long)(b * b));
+        call_fail(c, "expected [N,C,H,W] with C a multiple of blocksize^2 (%lld)",
+                  (long long)(b * b));
     ShapeOf s = {0}, r = {0};
     shape_add_axis(c, &s, x, 0);
     shape_add(c, &s, crd ? x->dims[1] / (b * b) : b);
     shape_add(c, &s, b);
     shape_add(c, &s, crd ? b : x->dims[1] / (b * b));
     shape_add_axes(c, &s, x, 2, 4);
-    Value *y = em_transpose(c, em_view(c, x, &s), crd ? (int64_t[]){0, 1, 4, 2, 5, 3} : (int64_t[]){0, 3, 4, 1, 5, 2});
+    Value *y = em_transpose(c, em_view(c, x, &s),
+                            crd ? (int64_t[]){0, 1, 4, 2, 5, 3} : (int64_t[]){0, 3, 4, 1, 5, 2});
     shape_add_axes(c, &r, y, 0, 2);
     shape_add_product(c, &r, y, 2, 4);
     shape_add_product(c, &r, y, 4, 6);
@@ -476,7 +503,8 @@ void read_space_to_depth(OpCall *c) {
     Value *x = c->in[0];
     int64_t b = call_int(c, "blocksize", 0);
     bool crd = !strcmp(call_string(c, "mode", "DCR"), "CRD");
-    if (em_rank(c, x) != 4 || b < 1 || x->dims[2] < 0 || x->dims[3] < 0 || x->dims[2] % b || x->dims[3] % b)
+    if (em_rank(c, x) != 4 || b < 1 || x->dims[2] < 0 || x->dims[3] < 0 || x->dims[2] % b ||
+        x->dims[3] % b)
         call_fail(c, "expected [N,C,H,W] with H and W multiples of blocksize (%lld)", (long long)b);
     ShapeOf s = {0}, r = {0};
     shape_add_axes(c, &s, x, 0, 2);
@@ -484,7 +512,8 @@ void read_space_to_depth(OpCall *c) {
     shape_add(c, &s, b);
     shape_add(c, &s, x->dims[3] / b);
     shape_add(c, &s, b);
-    Value *y = em_transpose(c, em_view(c, x, &s), crd ? (int64_t[]){0, 1, 3, 5, 2, 4} : (int64_t[]){0, 3, 5, 1, 2, 4});
+    Value *y = em_transpose(c, em_view(c, x, &s),
+                            crd ? (int64_t[]){0, 1, 3, 5, 2, 4} : (int64_t[]){0, 3, 5, 1, 2, 4});
     shape_add_axis(c, &r, y, 0);
     shape_add_product(c, &r, y, 1, 4);
     shape_add_axes(c, &r, y, 4, 6);

@@ -1,4 +1,5 @@
-/* onnx_op_training.c: the optimizers of ai.onnx.preview.training, forward: X_new and states from X, G and states. */
+/* onnx_op_training.c: the optimizers of ai.onnx.preview.training, forward: X_new and states from X,
+ * G and states. */
 #include <string.h>
 
 #include "frontend/onnx_ops.h"
@@ -20,9 +21,11 @@ static Value *bias_term(OpCall *c, Value *t, double b, const Value *x) {
 
 static void adagrad(OpCall *c, Value *r, Value *t, Value **s, Value **out) {
     Value *g = axpy(c, call_float(c, "norm_coefficient", 0), s[0], s[1]);
-    Value *decay = axpy(c, call_float(c, "decay_factor", 0), em_cast(c, t, s[0]->dtype), em_like(c, s[0], 1));
+    Value *decay =
+        axpy(c, call_float(c, "decay_factor", 0), em_cast(c, t, s[0]->dtype), em_like(c, s[0], 1));
     Value *h = em_binary(c, OP_ADD, s[2], em_square(c, g));
-    Value *root = em_binary(c, OP_ADD, em_unary(c, OP_SQRT, h), em_like(c, h, call_float(c, "epsilon", 0)));
+    Value *root =
+        em_binary(c, OP_ADD, em_unary(c, OP_SQRT, h), em_like(c, h, call_float(c, "epsilon", 0)));
     Value *rate = em_binary(c, OP_DIV, r, decay);
     out[0] = em_binary(c, OP_SUB, s[0], em_binary(c, OP_DIV, em_binary(c, OP_MUL, rate, g), root));
     out[1] = h;
@@ -33,11 +36,13 @@ static void adam(OpCall *c, Value *r, Value *t, Value **s, Value **out) {
     Value *g = axpy(c, call_float(c, "norm_coefficient", 0), s[0], s[1]);
     Value *v = axpy(c, alpha, s[2], em_scale(c, g, 1 - alpha));
     Value *h = axpy(c, beta, s[3], em_scale(c, em_square(c, g), 1 - beta));
-    Value *root = em_binary(c, OP_ADD, em_unary(c, OP_SQRT, h), em_like(c, h, call_float(c, "epsilon", 0)));
+    Value *root =
+        em_binary(c, OP_ADD, em_unary(c, OP_SQRT, h), em_like(c, h, call_float(c, "epsilon", 0)));
     Value *up = em_binary(c, OP_MUL, r, em_unary(c, OP_SQRT, bias_term(c, t, beta, s[0])));
     Value *one = em_like(c, s[0], 1), *down = after_first(c, t, bias_term(c, t, alpha, s[0]), one);
     Value *rate = em_binary(c, OP_DIV, after_first(c, t, up, r), down);
-    Value *x = em_binary(c, OP_SUB, s[0], em_binary(c, OP_MUL, rate, em_binary(c, OP_DIV, v, root)));
+    Value *x =
+        em_binary(c, OP_SUB, s[0], em_binary(c, OP_MUL, rate, em_binary(c, OP_DIV, v, root)));
     out[0] = em_scale(c, x, 1 - call_float(c, "norm_coefficient_post", 0));
     out[1] = v;
     out[2] = h;
@@ -48,7 +53,8 @@ static void momentum(OpCall *c, Value *r, Value *t, Value **s, Value **out) {
     const char *mode = call_string(c, "mode", "standard");
     bool nesterov = !strcmp(mode, "nesterov");
     if (!nesterov && strcmp(mode, "standard") != 0)
-        call_fail(c, "mode \"%s\" is unknown; expected standard or nesterov", diag_safe(c->im->d, mode));
+        call_fail(c, "mode \"%s\" is unknown; expected standard or nesterov",
+                  diag_safe(c->im->d, mode));
     Value *g = axpy(c, call_float(c, "norm_coefficient", 0), s[0], s[1]);
     Value *beta = after_first(c, t, em_like(c, g, call_float(c, "beta", 0)), em_like(c, g, 1));
     Value *v = axpy(c, alpha, s[2], em_binary(c, OP_MUL, beta, g));
@@ -62,13 +68,16 @@ void read_optimizer(OpCall *c) {
     int states = c->row->arg == OPTIM_ADAM ? 2 : 1, kinds = 2 + states;
     int n = (c->nin - 2) / kinds;
     if (c->nin != 2 + n * kinds || n < 1 || c->nout > n * (1 + states))
-        call_fail(c, "%d inputs and %d outputs; expected 2 and %d for each tensor, and %d", c->nin, c->nout, kinds, 1 + states);
+        call_fail(c, "%d inputs and %d outputs; expected 2 and %d for each tensor, and %d", c->nin,
+                  c->nout, kinds, 1 + states);
     for (int i = 0; i < n; i++) {
         Value *s[4], *out[3] = {NULL};
         for (int k = 0; k < kinds; k++)
             s[k] = c->in[2 + k * n + i];
         Value *r = em_cast(c, c->in[0], s[0]->dtype);
-        (c->row->arg == OPTIM_ADAM ? adam : c->row->arg == OPTIM_ADAGRAD ? adagrad : momentum)(c, r, c->in[1], s, out);
+        (c->row->arg == OPTIM_ADAM      ? adam
+         : c->row->arg == OPTIM_ADAGRAD ? adagrad
+                                        : momentum)(c, r, c->in[1], s, out);
         for (int k = 0; k <= states; k++)
             if (k * n + i < c->nout)
                 c->out[k * n + i] = out[k];

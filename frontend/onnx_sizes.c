@@ -1,8 +1,9 @@
 /* onnx_sizes.c: shapes put together from sizes, and the integers known about small values.
  *
- * Exporters compute shapes with nodes: Shape, Gather, Concat, Mul … . While "batch" is a symbol these stay in the graph, but
- * each element is followed here as a number, a symbol, or unknown, one step per new node. So a Reshape to [batch, seq, 4, 8]
- * keeps its names, and axes that went through a Cast are still constants. */
+ * Exporters compute shapes with nodes: Shape, Gather, Concat, Mul … . While "batch" is a symbol
+ * these stay in the graph, but each element is followed here as a number, a symbol, or unknown, one
+ * step per new node. So a Reshape to [batch, seq, 4, 8] keeps its names, and axes that went through
+ * a Cast are still constants. */
 #include "frontend/onnx_sizes.h"
 
 #include <stdlib.h>
@@ -224,8 +225,9 @@ void partial_of_node(Import *im, const Node *n) {
         p = x && value_count(out) == x->n ? partial_expand(im, x, x->n) : NULL;
         break;
     case OP_CAST: /* between integers; bool to integer keeps 0 and 1 */
-        p = x && (out->dtype == DT_I64 || out->dtype == n->in[0]->dtype) ? partial_expand(im, x, x->n)
-                                                                       : NULL;
+        p = x && (out->dtype == DT_I64 || out->dtype == n->in[0]->dtype)
+                ? partial_expand(im, x, x->n)
+                : NULL;
         break;
     case OP_EXPAND:
         p = x && value_known(out) ? partial_expand(im, x, (int)value_count(out)) : NULL;
@@ -311,8 +313,8 @@ int em_known_ints(OpCall *c, Value *v, int64_t *out, int cap) {
     if (!t)
         return -1;
     if (dtype_is_float(t->dtype) || t->rank > 1)
-        call_fail(c, "\"%s\" must be a list of integers, found %s", diag_safe(c->im->d, text_or(v->name, "")),
-                  call_value_text(c, v));
+        call_fail(c, "\"%s\" must be a list of integers, found %s",
+                  diag_safe(c->im->d, text_or(v->name, "")), call_value_text(c, v));
     if (tensor_count(t) > cap)
         call_fail(c, "\"%s\" has %lld elements; at most %d are accepted",
                   diag_safe(c->im->d, text_or(v->name, "")), (long long)tensor_count(t), cap);
@@ -445,7 +447,8 @@ Value *em_view(OpCall *c, Value *x, const ShapeOf *s) {
     ASSERT(rest <= 1);
     Node *n;
     if (open + rest == 0 || (open + rest == 1 && !zero)) {
-        if (open + rest == 0 && x->rank == s->n && !memcmp(x->dims, dims, sizeof *dims * (size_t)s->n))
+        if (open + rest == 0 && x->rank == s->n &&
+            !memcmp(x->dims, dims, sizeof *dims * (size_t)s->n))
             return x;
         n = build_node(&c->b, OP_RESHAPE, &x, 1, 1);
         node_set_ints(n, AT_DIMS, dims, s->n);
@@ -479,8 +482,8 @@ Value *em_reshape(OpCall *c, Value *x, int rank, const int64_t *dims) {
     return EM(c, OP_RESHAPE, &x, 1, A_INTS(DIMS, dims, rank));
 }
 
-/* What a -1 stands for when x is reshaped to the sizes `known` (0: the -1 itself), where symbols on both sides cancel; 0 if
- * that leaves more than one number or one symbol. */
+/* What a -1 stands for when x is reshaped to the sizes `known` (0: the -1 itself), where symbols on
+ * both sides cancel; 0 if that leaves more than one number or one symbol. */
 static int64_t rest_size(const Value *x, const int64_t *known, int n) {
     int64_t have = 1, taken = 1, symbol = 0;
     bool used[MAX_RANK] = {false};

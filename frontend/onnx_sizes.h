@@ -4,7 +4,8 @@
 
 #include "frontend/onnx_import.h"
 
-/* Works out the partial value of a new node's result from its operands; called for every node in order. */
+/* Works out the partial value of a new node's result from its operands; called for every node in
+ * order. */
 void partial_of_node(Import *im, const Node *n);
 void partial_set(Import *im, const Value *v, Partial *p);
 Node *em_infer(OpCall *c, Node *n);

@@ -1,21 +1,39 @@
-/* onnx_table.c: the one table of ONNX operators: how each spelling is read. A new spelling of an operator is one row here.
+/* onnx_table.c: the one table of ONNX operators: how each spelling is read. A new spelling of an
+ * operator is one row here.
  *
- * Columns: domain, name, opset versions from..to of the domain, inputs min..max, outputs min..max (-1: any), reader, what the
- * reader needs to know, and the attributes a node may carry ("name:type", `!` required). Rows of one name lie together. */
+ * Columns: domain, name, opset versions from..to of the domain, inputs min..max, outputs min..max
+ * (-1: any), reader, what the reader needs to know, and the attributes a node may carry
+ * ("name:type", `!` required). Rows of one name lie together. */
 #include <string.h>
 
 #include "frontend/onnx_ops.h"
 
-#define ONNX(name, since, ...) {"", name, since, OPSET_LATEST, __VA_ARGS__}
-#define MS(name, ...) {"com.microsoft", name, 1, 1, __VA_ARGS__}
+#define ONNX(name, since, ...) \
+    { "", name, since, OPSET_LATEST, __VA_ARGS__ }
+#define MS(name, ...) \
+    { "com.microsoft", name, 1, 1, __VA_ARGS__ }
 #define UNARY(name, since, op) ONNX(name, since, 1, 1, 1, 1, read_unary, op, "")
 #define BINARY(name, since, op) ONNX(name, since, 2, 2, 1, 1, read_binary, op, "")
 #define ACT(name, since, act, attrs) ONNX(name, since, 1, 1, 1, 1, read_activation, act, attrs)
-#define REDUCE(name, kind)                                                                                             \
-    {"", name, 1, 17, 1, 2, 1, 1, read_reduce, kind, "axes:ints keepdims:int noop_with_empty_axes:int"},                \
-        {"", name, 18, OPSET_LATEST, 1, 2, 1, 1, read_reduce, kind, "keepdims:int noop_with_empty_axes:int"}
+#define REDUCE(name, kind) \
+    {"", \
+     name, \
+     1, \
+     17, \
+     1, \
+     2, \
+     1, \
+     1, \
+     read_reduce, \
+     kind, \
+     "axes:ints keepdims:int noop_with_empty_axes:int"}, \
+    { \
+        "", name, 18, OPSET_LATEST, 1, 2, 1, 1, read_reduce, kind, \
+            "keepdims:int noop_with_empty_axes:int" \
+    }
 #define CONV_ATTRS "auto_pad:string dilations:ints kernel_shape:ints pads:ints strides:ints"
 
+/* clang-format off */
 const OpRow op_rows[] = {
     /* elementwise */
     UNARY("Abs", 6, OP_ABS),
@@ -227,6 +245,7 @@ const OpRow op_rows[] = {
     {"ai.onnx.preview.training", "Momentum", 1, 1, 5, -1, 1, -1, read_optimizer, OPTIM_MOMENTUM,
      "alpha:float! beta:float! mode:string! norm_coefficient:float!"},
 };
+/* clang-format on */
 const int op_row_count = COUNT_OF(op_rows);
 
 static const char *row_key(char *buffer, size_t size, const char *domain, const char *op_type) {
@@ -251,7 +270,9 @@ const OpRow *op_row_find(const Import *im, const char *domain, const char *op_ty
     if (!r || version <= 0)
         return r;
     const OpRow *first = r;
-    for (; r < op_rows + op_row_count && !strcmp(r->op_type, first->op_type) && !strcmp(r->domain, first->domain); r++)
+    for (; r < op_rows + op_row_count && !strcmp(r->op_type, first->op_type) &&
+           !strcmp(r->domain, first->domain);
+         r++)
         if (version >= r->since && version <= r->until)
             return r;
     return NULL;

@@ -4,21 +4,22 @@
 
 #include "frontend/onnx_file.h"
 
-enum { IMPORT_MAX_RANK = 16 }; /* of the format; ranks above MAX_RANK are refused with another message */
+enum {
+    IMPORT_MAX_RANK = 16
+}; /* of the format; ranks above MAX_RANK are refused with another message */
 enum { ONNX_UINT4 = 21, ONNX_INT4 = 22 };
 
-#define TENSOR_FAIL(d, code, t, what, ...)                                                         \
-    (diag_error(d, code, __VA_ARGS__),                                                             \
+#define TENSOR_FAIL(d, code, t, what, ...) \
+    (diag_error(d, code, __VA_ARGS__), \
      diag_more(d, "%s \"%s\"", what, diag_safe(d, text_or((t)->name, ""))), false)
 
 static const char *onnx_type_name(int onnx) {
     static const char *const names[] = {
-        "undefined",      "float",      "uint8",          "int8",         "uint16",
-        "int16",          "int32",      "int64",          "string",       "bool",
-        "float16",        "double",     "uint32",         "uint64",       "complex64",
-        "complex128",     "bfloat16",   "float8e4m3fn",   "float8e4m3fnuz", "float8e5m2",
-        "float8e5m2fnuz", "uint4",      "int4",           "float4e2m1",   "float8e8m0",
-        "uint2",          "int2",
+        "undefined",      "float",      "uint8",          "int8",       "uint16",   "int16",
+        "int32",          "int64",      "string",         "bool",       "float16",  "double",
+        "uint32",         "uint64",     "complex64",      "complex128", "bfloat16", "float8e4m3fn",
+        "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "uint4",      "int4",     "float4e2m1",
+        "float8e8m0",     "uint2",      "int2",
     };
     return onnx >= 0 && onnx < COUNT_OF(names) ? names[onnx] : "unknown";
 }
@@ -32,7 +33,8 @@ static bool tensor_shape(const Onnx__TensorProto *t, Tensor *out, const char *wh
     for (int i = 0; i < out->rank; i++) {
         out->dims[i] = t->dims[i];
         if (t->dims[i] < 0)
-            return TENSOR_FAIL(d, EXIT_MODEL, t, what, "dimension %d is %lld; it cannot be negative", i,
+            return TENSOR_FAIL(d, EXIT_MODEL, t, what,
+                               "dimension %d is %lld; it cannot be negative", i,
                                (long long)t->dims[i]);
     }
     if (dims_count(out->dims, out->rank) < 0)
@@ -59,6 +61,8 @@ static char typed_field(int onnx) {
 
 /* The elements of the typed field into native storage; the count is right already. */
 static void copy_typed(const Onnx__TensorProto *t, Tensor *out, int64_t count) {
+    if (!count)
+        return;
     switch (typed_field(t->data_type)) {
     case 'f':
         memcpy(out->data, t->float_data, (size_t)count * 4);
@@ -114,7 +118,8 @@ static bool is_4bit(const Onnx__TensorProto *t) {
     return t->data_type == ONNX_UINT4 || t->data_type == ONNX_INT4;
 }
 
-/* Exactly one kind of storage, and the right one, with the right number of elements. *stored: raw or external bytes. */
+/* Exactly one kind of storage, and the right one, with the right number of elements. *stored: raw
+ * or external bytes. */
 static bool tensor_storage(const Onnx__TensorProto *t, int64_t count, size_t bytes, bool *stored,
                            const char *what, Diag *d) {
     size_t typed = (t->n_float_data > 0) + (t->n_int32_data > 0) + (t->n_int64_data > 0) +
@@ -133,12 +138,14 @@ static bool tensor_storage(const Onnx__TensorProto *t, int64_t count, size_t byt
                            "it has external_data entries but is not marked external");
     *stored = external || (t->has_raw_data && !typed);
     if (*stored && !external && t->raw_data.len != bytes)
-        return TENSOR_FAIL(d, EXIT_MODEL, t, what, "raw_data is %zu bytes; %s of its shape takes %zu",
-                           t->raw_data.len, onnx_type_name(t->data_type), bytes);
+        return TENSOR_FAIL(d, EXIT_MODEL, t, what,
+                           "raw_data is %zu bytes; %s of its shape takes %zu", t->raw_data.len,
+                           onnx_type_name(t->data_type), bytes);
     int64_t need = is_4bit(t) ? (count + 1) / 2 : count;
     if (!*stored && (int64_t)typed_count(t) != need)
-        return TENSOR_FAIL(d, EXIT_MODEL, t, what, "%zu elements are given; %s of its shape has %lld",
-                           typed_count(t), onnx_type_name(t->data_type), (long long)need);
+        return TENSOR_FAIL(d, EXIT_MODEL, t, what,
+                           "%zu elements are given; %s of its shape has %lld", typed_count(t),
+                           onnx_type_name(t->data_type), (long long)need);
     return true;
 }
 
@@ -147,14 +154,15 @@ Tensor *onnx_tensor(Arena *a, const Onnx__TensorProto *t, const char *what, Exte
     Tensor shape = {0};
     shape.dtype = dtype_of_onnx(t->data_type);
     if (shape.dtype == DT_NONE) {
-        (void)TENSOR_FAIL(d, EXIT_MODEL, t, what, "element type %d (%s) is not supported", t->data_type,
-                          onnx_type_name(t->data_type));
+        (void)TENSOR_FAIL(d, EXIT_MODEL, t, what, "element type %d (%s) is not supported",
+                          t->data_type, onnx_type_name(t->data_type));
         return NULL;
     }
     if (!tensor_shape(t, &shape, what, d))
         return NULL;
     int64_t count = dims_count(shape.dims, shape.rank);
-    size_t bytes = is_4bit(t) ? (size_t)(count + 1) / 2 : (size_t)count * (size_t)dtype_bytes(shape.dtype);
+    size_t bytes =
+        is_4bit(t) ? (size_t)(count + 1) / 2 : (size_t)count * (size_t)dtype_bytes(shape.dtype);
     bool stored;
     ExternalSpan span;
     if (!tensor_storage(t, count, bytes, &stored, what, d))

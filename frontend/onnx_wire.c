@@ -1,8 +1,9 @@
 /* onnx_wire.c: the wire scan of onnx_wire.h and the capped heap.
  *
- * One frame of the explicit stack is one open message: its descriptor, where it ends, the field it came through. A field is
- * looked up in the descriptor; unknown ones are skipped by their wire type, as protobuf asks. The heap estimate adds what
- * protobuf-c will allocate: each message's struct, a pointer per repeated message or string, the bytes themselves. */
+ * One frame of the explicit stack is one open message: its descriptor, where it ends, the field it
+ * came through. A field is looked up in the descriptor; unknown ones are skipped by their wire
+ * type, as protobuf asks. The heap estimate adds what protobuf-c will allocate: each message's
+ * struct, a pointer per repeated message or string, the bytes themselves. */
 #include "frontend/onnx_wire.h"
 
 #include <malloc.h>
@@ -17,8 +18,8 @@ typedef struct WireFrame {
     const ProtobufCMessageDescriptor *desc;
     const ProtobufCFieldDescriptor *through; /* NULL for the outermost */
     size_t end;
-    bool prose;     /* metadata: its strings may hold newlines and be long */
-    bool has_op;    /* a NodeProto's op_type was seen */
+    bool prose;  /* metadata: its strings may hold newlines and be long */
+    bool has_op; /* a NodeProto's op_type was seen */
 } WireFrame;
 
 typedef struct WireScan {
@@ -45,8 +46,8 @@ static const char *scan_path(WireScan *s) {
 }
 
 /* One message for any refusal: where in the file, where in the structure, what. */
-#define SCAN_FAIL(s, code, at, fmt, ...)                                                           \
-    (diag_error((s)->d, code, "byte %zu: " fmt, (size_t)(at), __VA_ARGS__),                        \
+#define SCAN_FAIL(s, code, at, fmt, ...) \
+    (diag_error((s)->d, code, "byte %zu: " fmt, (size_t)(at), __VA_ARGS__), \
      diag_more((s)->d, "in %s", scan_path(s)), false)
 
 static bool read_varint(WireScan *s, size_t end, uint64_t *v) {
@@ -64,7 +65,8 @@ static bool read_varint(WireScan *s, size_t end, uint64_t *v) {
                      end - start);
 }
 
-/* Position of the first byte that is no clean UTF-8 text, or `n`. Prose may hold control characters. */
+/* Position of the first byte that is no clean UTF-8 text, or `n`. Prose may hold control
+ * characters. */
 static size_t utf8_bad(const uint8_t *p, size_t n, bool prose) {
     size_t i = 0;
     while (i < n) {
@@ -236,8 +238,8 @@ static bool scan_field(WireScan *s, WireFrame *top) {
     case WIRE_32:
         left = top->end - s->pos;
         if (left < (wire == WIRE_64 ? 8u : 4u))
-            return SCAN_FAIL(s, EXIT_MODEL, at, "a fixed-size field ends past its message (%zu left)",
-                             left);
+            return SCAN_FAIL(s, EXIT_MODEL, at,
+                             "a fixed-size field ends past its message (%zu left)", left);
         s->pos += wire == WIRE_64 ? 8 : 4;
         break;
     case WIRE_BYTES:
@@ -245,10 +247,11 @@ static bool scan_field(WireScan *s, WireFrame *top) {
             return false;
         left = top->end - s->pos;
         if (v > left)
-            return SCAN_FAIL(s, EXIT_MODEL, at,
-                             "%s is %llu bytes long, but only %zu are left: the file is truncated or "
-                             "damaged",
-                             f ? f->name : "a field", (unsigned long long)v, left);
+            return SCAN_FAIL(
+                s, EXIT_MODEL, at,
+                "%s is %llu bytes long, but only %zu are left: the file is truncated or "
+                "damaged",
+                f ? f->name : "a field", (unsigned long long)v, left);
         return scan_payload(s, f, (size_t)v);
     default:
         return SCAN_FAIL(s, EXIT_MODEL, at, "wire type %d is not accepted", wire);

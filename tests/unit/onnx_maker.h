@@ -1,5 +1,5 @@
-/* onnx_maker.h: ONNX models written byte by byte for tests, so that tests need no other program and can write what no
- * program would. A Bytes grows; each put_* appends one protobuf field. */
+/* onnx_maker.h: ONNX models written byte by byte for tests, so that tests need no other program and
+ * can write what no program would. A Bytes grows; each put_* appends one protobuf field. */
 #ifndef STGCC_TESTS_ONNX_MAKER_H
 #define STGCC_TESTS_ONNX_MAKER_H
 
@@ -114,7 +114,8 @@ static inline Bytes make_value(const char *name, int type, const char *dims) {
     return v;
 }
 
-static inline Bytes make_tensor(const char *name, int type, int rank, const int64_t *dims, const void *raw, size_t n) {
+static inline Bytes make_tensor(const char *name, int type, int rank, const int64_t *dims,
+                                const void *raw, size_t n) {
     Bytes t = {0};
     for (int i = 0; i < rank; i++)
         put_int(&t, 1, dims[i]);

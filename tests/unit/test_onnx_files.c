@@ -1,5 +1,6 @@
-/* test_onnx_files.c: what lies on disk: external data that may not be trusted, trained weights written back, the format's
- * field numbers, and the project's sets of good and malformed models where they are at hand. */
+/* test_onnx_files.c: what lies on disk: external data that may not be trusted, trained weights
+ * written back, the format's field numbers, and the project's sets of good and malformed models
+ * where they are at hand. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -60,7 +61,8 @@ static void put_entry(Bytes *t, const char *key, const void *v, size_t n) {
     put_msg(t, 13, e);
 }
 
-static Bytes external_model(const char *location, const char *offset, const char *length, const char *checksum) {
+static Bytes external_model(const char *location, const char *offset, const char *length,
+                            const char *checksum) {
     Bytes g = {0}, t = make_tensor("w", 1, 1, (int64_t[]){3}, NULL, 0);
     put_entry(&t, "location", location, strlen(location));
     if (offset)
@@ -88,12 +90,13 @@ static Graph *import_here(Bytes m, char text[512]) {
     return g;
 }
 
-static void assert_external(const char *location, const char *offset, const char *length, const char *sum,
-                            const char *refusal) {
+static void assert_external(const char *location, const char *offset, const char *length,
+                            const char *sum, const char *refusal) {
     char text[512];
     Graph *g = import_here(external_model(location, offset, length, sum), text);
     if (refusal ? g || !strstr(text, refusal) : !g)
-        fail_msg("location \"%s\": expected %s, found \"%s\"", location, refusal ? refusal : "a graph", text);
+        fail_msg("location \"%s\": expected %s, found \"%s\"", location,
+                 refusal ? refusal : "a graph", text);
     if (g)
         graph_free(g);
 }
@@ -112,7 +115,8 @@ static void reads_external_data(void **state) {
     assert_external("w.bin", NULL, NULL, NULL, NULL);
 }
 
-/* SHA-1 of "abc" padded into the tensor is no use here; the digest of 12 zero bytes is computed by another program. */
+/* SHA-1 of "abc" padded into the tensor is no use here; the digest of 12 zero bytes is computed by
+ * another program. */
 static void checks_checksums(void **state) {
     write_file(in_dir("zero.bin"), "\0\0\0\0\0\0\0\0\0\0\0", 12);
     assert_external("zero.bin", NULL, NULL, "2c513f149e737ec4063fc1d37aee9beabc4b4bbf", NULL);
@@ -167,12 +171,13 @@ static Graph *import_file(const char *path, OnnxFile **file) {
 
 static const Tensor *param(const Graph *g, const char *name) {
     FOR_NODES(n, g)
-        if (n->op == OP_PARAM && !strcmp(node_str(n, AT_NAME, ""), name))
-            return node_attr(n, AT_VALUE)->t;
+    if (n->op == OP_PARAM && !strcmp(node_str(n, AT_NAME, ""), name))
+        return node_attr(n, AT_VALUE)->t;
     return NULL;
 }
 
-static bool export(const OnnxFile *f, const char *path, const NamedTensor *v, int n, char text[512]) {
+static bool export(const OnnxFile *f, const char *path, const NamedTensor *v, int n,
+                   char text[512]) {
     Diag d = {.subject = "test"};
     bool ok = onnx_export_weights(f, path, v, n, &d);
     snprintf(text, 512, "%s", d.messages.n ? d.messages.at[0].text : "");
@@ -182,7 +187,8 @@ static bool export(const OnnxFile *f, const char *path, const NamedTensor *v, in
 
 /* Two experts whose weight is one initializer "w", an f16 weight "h", external data "e". */
 static void write_merged_model(void) {
-    Bytes g = {0}, a = make_node("Mul", "x w", "a"), e = make_tensor("e", 1, 1, (int64_t[]){3}, NULL, 0);
+    Bytes g = {0}, a = make_node("Mul", "x w", "a"),
+          e = make_tensor("e", 1, 1, (int64_t[]){3}, NULL, 0);
     put_str(&a, 3, "/experts.1/Mul");
     put_msg(&g, GRAPH_NODE, make_node("Identity", "w", "w2"));
     put_msg(&g, GRAPH_NODE, a);
@@ -198,7 +204,8 @@ static void write_merged_model(void) {
     put_entry(&e, "location", "e.bin", 5);
     put_int(&e, 14, 1);
     put_msg(&g, GRAPH_INITIALIZER, make_tensor("w", 1, 1, (int64_t[]){3}, (float[]){1, 2, 3}, 12));
-    put_msg(&g, GRAPH_INITIALIZER, make_tensor("h", 10, 1, (int64_t[]){2}, (uint16_t[]){0x3c00, 0x4000}, 4));
+    put_msg(&g, GRAPH_INITIALIZER,
+            make_tensor("h", 10, 1, (int64_t[]){2}, (uint16_t[]){0x3c00, 0x4000}, 4));
     put_msg(&g, GRAPH_INITIALIZER, e);
     put_msg(&g, GRAPH_INPUT, make_value("x", 1, "n 3"));
     put_msg(&g, GRAPH_OUTPUT, make_value("y", 1, "n 3"));
@@ -223,11 +230,13 @@ static void writes_weights_back(void **state) {
     assert_memory_equal(param(back, "w@0.0")->data, w0, 12);
     assert_memory_equal(param(back, "w@0.1")->data, w1, 12);
     assert_int_equal(param(back, "h")->dtype, DT_F16);
-    assert_true(tensor_get_f(param(back, "h"), 0) == 0.5 && tensor_get_f(param(back, "h"), 1) == -3);
+    assert_true(tensor_get_f(param(back, "h"), 0) == 0.5 &&
+                tensor_get_f(param(back, "h"), 1) == -3);
     assert_memory_equal(param(back, "e")->data, ((float[]){7, 8, 9}), 12); /* embedded */
     FOR_NODES(n, back) { /* the numbers in the names tell whose is whose */
         if (n->op == OP_MUL)
-            assert_string_equal(param_name(n->in[1]), strstr(n->src->name, "experts.0") ? "w@0.0" : "w@0.1");
+            assert_string_equal(param_name(n->in[1]),
+                                strstr(n->src->name, "experts.0") ? "w@0.0" : "w@0.1");
     }
     graph_free(back);
     graph_free(g);
@@ -240,7 +249,8 @@ static void refuses_bad_exports(void **state) {
     write_merged_model();
     Graph *g = import_file(in_dir("m.onnx"), &f);
     float w[3] = {1, 2, 3};
-    NamedTensor one = {"w@0.0", &(Tensor){DT_F32, 1, {3}, w}}, two = {"w", &(Tensor){DT_F32, 1, {2}, w}},
+    NamedTensor one = {"w@0.0", &(Tensor){DT_F32, 1, {3}, w}},
+                two = {"w", &(Tensor){DT_F32, 1, {2}, w}},
                 none = {"nope", &(Tensor){DT_F32, 1, {3}, w}};
     assert_false(export(f, in_dir("bad.onnx"), &one, 1, text));
     assert_non_null(strstr(text, "2 operands read it"));
@@ -257,7 +267,8 @@ static void refuses_bad_exports(void **state) {
 
 /* ---- the format's numbers ---- */
 
-/* Finds "NAME = NUMBER" of `field` inside "message MESSAGE" of a .proto text; -1. Nested messages have names of their own. */
+/* Finds "NAME = NUMBER" of `field` inside "message MESSAGE" of a .proto text; -1. Nested messages
+ * have names of their own. */
 static int proto_number(const char *text, const char *message, const char *field) {
     char head[96];
     int depth = 0;
@@ -292,7 +303,8 @@ static char *read_text(const char *path) {
 }
 
 static void numbers_agree_with_the_format(void **state) {
-    static const char *const places[] = {"/usr/include/onnx/onnx.proto", "/usr/include/onnx/onnx.in.proto",
+    static const char *const places[] = {"/usr/include/onnx/onnx.proto",
+                                         "/usr/include/onnx/onnx.in.proto",
                                          "/usr/share/onnx/onnx.proto"};
     char *theirs = read_text(getenv("ONNX_PROTO"));
     for (int i = 0; i < COUNT_OF(places) && !theirs; i++)
@@ -311,7 +323,8 @@ static void numbers_agree_with_the_format(void **state) {
             snprintf(message, sizeof message, "%s", name);
         else if ((sscanf(line, " optional %63s %63s = %d", type, name, &number) == 3 ||
                   sscanf(line, " repeated %63s %63s = %d", type, name, &number) == 3) &&
-                 strstr("AttributeProto NodeProto GraphProto ModelProto FunctionProto TensorProto ValueInfoProto "
+                 strstr("AttributeProto NodeProto GraphProto ModelProto FunctionProto TensorProto "
+                        "ValueInfoProto "
                         "SparseTensorProto TrainingInfoProto OperatorSetIdProto",
                         message)) {
             int expected = proto_number(theirs, message, name);
@@ -372,10 +385,14 @@ static void refuses_every_malformed_model(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_external_data),        cmocka_unit_test(checks_checksums),
-        cmocka_unit_test(refuses_untrusted_locations), cmocka_unit_test(refuses_nul_in_a_location),
-        cmocka_unit_test(writes_weights_back),        cmocka_unit_test(refuses_bad_exports),
-        cmocka_unit_test(numbers_agree_with_the_format), cmocka_unit_test(imports_every_case),
+        cmocka_unit_test(reads_external_data),
+        cmocka_unit_test(checks_checksums),
+        cmocka_unit_test(refuses_untrusted_locations),
+        cmocka_unit_test(refuses_nul_in_a_location),
+        cmocka_unit_test(writes_weights_back),
+        cmocka_unit_test(refuses_bad_exports),
+        cmocka_unit_test(numbers_agree_with_the_format),
+        cmocka_unit_test(imports_every_case),
         cmocka_unit_test(refuses_every_malformed_model),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);

@@ -1,5 +1,6 @@
-/* test_onnx_import.c: models become graphs, or are refused with the fault named: names, order, versions, attributes,
- * functions, symbols, constants given from outside. Numbers are checked by evaluating the graph. */
+/* test_onnx_import.c: models become graphs, or are refused with the fault named: names, order,
+ * versions, attributes, functions, symbols, constants given from outside. Numbers are checked by
+ * evaluating the graph. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -39,7 +40,8 @@ static Result import(Bytes m, const ImportLimits *limits) {
 static void assert_refused(Bytes m, const char *expected) {
     Result r = import(m, NULL);
     if (r.g || !strstr(r.text, expected))
-        fail_msg("expected a refusal with \"%s\", found %s\"%s\"", expected, r.g ? "a graph and " : "", r.text);
+        fail_msg("expected a refusal with \"%s\", found %s\"%s\"", expected,
+                 r.g ? "a graph and " : "", r.text);
     assert_true(r.code == EXIT_MODEL || r.code == EXIT_RESOURCE);
 }
 
@@ -53,7 +55,7 @@ static Bytes graph_of(Bytes *nodes, int n) {
     return g;
 }
 
-#define MODEL(...)                                                                                                     \
+#define MODEL(...) \
     make_model(graph_of((Bytes[]){__VA_ARGS__}, COUNT_OF(((Bytes[]){__VA_ARGS__}))), 8, 17)
 
 /* Evaluates output 0 for the input x f32[rows,3] counting up from 1; `want` in order. */
@@ -65,7 +67,8 @@ static void assert_values(Graph *g, int64_t rows, const double *want, int n) {
             if (g->inputs.at[i]->dims[k] < 0)
                 graph_bind(g, g->inputs.at[i]->dims[k], rows);
     assert_true(graph_infer(g, &d));
-    Eval ev = {.arena = &a, .diag = &d, .values = xcalloc((size_t)g->next_value, sizeof(RTensor *))};
+    Eval ev = {
+        .arena = &a, .diag = &d, .values = xcalloc((size_t)g->next_value, sizeof(RTensor *))};
     for (int i = 0; i < g->inputs.n; i++) {
         Value *v = g->inputs.at[i];
         RTensor *t = rtensor_new(&a, v->dtype, v->rank, v->dims);
@@ -87,7 +90,7 @@ static void assert_values(Graph *g, int64_t rows, const double *want, int n) {
     diag_free(&d);
     graph_free(g);
 }
-#define VALUES(g, rows, ...)                                                                                           \
+#define VALUES(g, rows, ...) \
     assert_values(g, rows, (double[]){__VA_ARGS__}, COUNT_OF(((double[]){__VA_ARGS__})))
 
 /* ---- what is kept ---- */
@@ -123,9 +126,11 @@ static void keeps_names_and_kinds(void **state) {
     VALUES(r.g, 2, 4, 8, 12, 10, 14, 18);
 }
 
-/* Shape -> Gather -> Concat -> Reshape keeps the symbol, and a -1 that symbols decide becomes a number. */
+/* Shape -> Gather -> Concat -> Reshape keeps the symbol, and a -1 that symbols decide becomes a
+ * number. */
 static void follows_symbols_through_shapes(void **state) {
-    Bytes flat = make_node("Reshape", "x s", "y"), g = {0}, take = make_node("Gather", "shape zero", "b");
+    Bytes flat = make_node("Reshape", "x s", "y"), g = {0},
+          take = make_node("Gather", "shape zero", "b");
     put_msg(&g, GRAPH_NODE, make_node("Shape", "x", "shape"));
     put_msg(&g, GRAPH_NODE, take);
     Bytes cat = make_node("Concat", "b rest", "s");
@@ -157,8 +162,10 @@ static void takes_values_and_sizes_from_outside(void **state) {
     assert_refused(m, "depend on data");
     int64_t one = 1;
     float x[6] = {0};
-    NamedTensor known = {"axes", &(Tensor){DT_I64, 1, {1}, &one}}, sized = {"x", &(Tensor){DT_F32, 2, {2, 3}, x}};
-    Result r = import(again, &(ImportLimits){.known = &known, .nknown = 1, .sized = &sized, .nsized = 1});
+    NamedTensor known = {"axes", &(Tensor){DT_I64, 1, {1}, &one}},
+                sized = {"x", &(Tensor){DT_F32, 2, {2, 3}, x}};
+    Result r =
+        import(again, &(ImportLimits){.known = &known, .nknown = 1, .sized = &sized, .nsized = 1});
     assert_non_null(r.g);
     assert_int_equal(r.g->inputs.n, 1);
     assert_int_equal(r.g->inputs.at[0]->dims[0], 2);
@@ -168,30 +175,41 @@ static void takes_values_and_sizes_from_outside(void **state) {
 /* ---- what is refused ---- */
 
 static void refuses_bad_versions(void **state) {
-    assert_refused(make_model(graph_of((Bytes[]){make_node("Relu", "x", "y")}, 1), 0, 17), "IR version 0");
-    assert_refused(make_model(graph_of((Bytes[]){make_node("Relu", "x", "y")}, 1), 99, 17), "IR version 99");
-    assert_refused(make_model(graph_of((Bytes[]){make_node("Relu", "x", "y")}, 1), 8, 28), "opset version 28");
+    assert_refused(make_model(graph_of((Bytes[]){make_node("Relu", "x", "y")}, 1), 0, 17),
+                   "IR version 0");
+    assert_refused(make_model(graph_of((Bytes[]){make_node("Relu", "x", "y")}, 1), 99, 17),
+                   "IR version 99");
+    assert_refused(make_model(graph_of((Bytes[]){make_node("Relu", "x", "y")}, 1), 8, 28),
+                   "opset version 28");
     Bytes twice = MODEL(make_node("Relu", "x", "y"));
     model_opset(&twice, "ai.onnx", 17);
     assert_refused(twice, "twice");
 }
 
 static void refuses_bad_names(void **state) {
-    assert_refused(MODEL(make_node("Relu", "x", "y"), make_node("Abs", "x", "y")), "defined more than once");
+    assert_refused(MODEL(make_node("Relu", "x", "y"), make_node("Abs", "x", "y")),
+                   "defined more than once");
     assert_refused(MODEL(make_node("Relu", "nope", "y")), "\"nope\" is used but never defined");
-    assert_refused(MODEL(make_node("Add", "x b", "a"), make_node("Relu", "a", "b"), make_node("Abs", "b", "y")), "form a cycle");
-    assert_refused(MODEL(make_node("Relu", "x", "z")), "output \"y\" of the graph is never defined");
+    assert_refused(MODEL(make_node("Add", "x b", "a"), make_node("Relu", "a", "b"),
+                         make_node("Abs", "b", "y")),
+                   "form a cycle");
+    assert_refused(MODEL(make_node("Relu", "x", "z")),
+                   "output \"y\" of the graph is never defined");
 }
 
 static void sorts_only_when_asked(void **state) {
-    assert_refused(MODEL(make_node("Relu", "a", "y"), make_node("Neg", "x", "a")), "not in topological order");
-    Result r = import(MODEL(make_node("Relu", "a", "y"), make_node("Neg", "x", "a")), &(ImportLimits){.sort = true});
+    assert_refused(MODEL(make_node("Relu", "a", "y"), make_node("Neg", "x", "a")),
+                   "not in topological order");
+    Result r = import(MODEL(make_node("Relu", "a", "y"), make_node("Neg", "x", "a")),
+                      &(ImportLimits){.sort = true});
     assert_non_null(r.g);
     VALUES(r.g, 1, 0, 0, 0);
 }
 
 static void lists_all_unsupported_operators(void **state) {
-    Result r = import(MODEL(make_node("Foo", "x", "a"), make_node("Foo", "a", "b"), make_node("Bar", "b", "y")), NULL);
+    Result r = import(
+        MODEL(make_node("Foo", "x", "a"), make_node("Foo", "a", "b"), make_node("Bar", "b", "y")),
+        NULL);
     assert_null(r.g);
     assert_non_null(strstr(r.text, "2 unsupported operators"));
     assert_non_null(strstr(r.text, "Foo, 2 nodes, first \"a\""));
@@ -202,7 +220,8 @@ static void reports_every_fault(void **state) {
     Bytes softmax = make_node("Softmax", "x", "a"), flatten = make_node("Flatten", "x", "b");
     put_attr_str(&softmax, "axis", "one");
     put_attr_int(&flatten, "axis", 7);
-    Result r = import(MODEL(softmax, flatten, make_node("Relu", "x x", "c"), make_node("Add", "a b", "y")), NULL);
+    Result r = import(
+        MODEL(softmax, flatten, make_node("Relu", "x x", "c"), make_node("Add", "a b", "y")), NULL);
     assert_null(r.g);
     assert_non_null(strstr(r.text, "attribute \"axis\" is of type string; expected int"));
     assert_non_null(strstr(r.text, "axis 7 is outside -2 to 2"));
@@ -211,7 +230,8 @@ static void reports_every_fault(void **state) {
 }
 
 static void refuses_bad_attributes(void **state) {
-    Bytes unknown = make_node("Relu", "x", "y"), twice = make_node("Softmax", "x", "y"), missing = make_node("Concat", "x", "y");
+    Bytes unknown = make_node("Relu", "x", "y"), twice = make_node("Softmax", "x", "y"),
+          missing = make_node("Concat", "x", "y");
     put_attr_int(&unknown, "axis", 1);
     put_attr_int(&twice, "axis", 1);
     put_attr_int(&twice, "axis", 1);
@@ -240,7 +260,8 @@ static void refuses_bad_tensors(void **state) {
     assert_refused(with_initializer(make_tensor("w", 1, 1, &negative, w, 4)), "cannot be negative");
     assert_refused(with_initializer(make_tensor("w", 1, 3, wrap, w, 12)), "2^40");
     assert_refused(with_initializer(make_tensor("w", 1, 17, many, w, 4)), "rank 17");
-    assert_refused(with_initializer(make_tensor("w", 1, 1, &three, NULL, 0)), "0 elements are given");
+    assert_refused(with_initializer(make_tensor("w", 1, 1, &three, NULL, 0)),
+                   "0 elements are given");
     Bytes both = make_tensor("w", 1, 1, &three, w, 12);
     put_bytes(&both, 4, w, 12);
     assert_refused(with_initializer(both), "more than once");
@@ -268,7 +289,8 @@ static Bytes local_call(const char *name, const char *in, const char *out) {
     return n;
 }
 
-/* twice(x) = x * 2 through an attribute reference: LeakyRelu(-x, alpha) = -alpha x for positive x. */
+/* twice(x) = x * 2 through an attribute reference: LeakyRelu(-x, alpha) = -alpha x for positive x.
+ */
 static void inlines_functions(void **state) {
     Bytes leaky = make_node("LeakyRelu", "t", "v"), ref = {0}, m;
     put_str(&ref, 1, "alpha");
@@ -367,7 +389,7 @@ static void takes_branches_or_selects(void **state) {
         assert_non_null(r.g);
         int selects = 0;
         FOR_NODES(node, r.g)
-            selects += node->op == OP_WHERE;
+        selects += node->op == OP_WHERE;
         assert_int_equal(selects, !constant);
         if (constant)
             VALUES(r.g, 1, 1, 2, 3);
@@ -401,11 +423,13 @@ static double import_seconds(int nodes) {
     return (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) * 1e-9;
 }
 
-/* Ten times the nodes take about ten times the time; 40 leaves room for a loaded machine, a square would give 100. */
+/* Ten times the nodes take about ten times the time; 40 leaves room for a loaded machine, a square
+ * would give 100. */
 static void imports_in_linear_time(void **state) {
     import_seconds(2000);
     double small = import_seconds(5000), large = import_seconds(50000);
-    print_message("%.2f us a node at 5,000 nodes, %.2f at 50,000\n", small / 5000 * 1e6, large / 50000 * 1e6);
+    print_message("%.2f us a node at 5,000 nodes, %.2f at 50,000\n", small / 5000 * 1e6,
+                  large / 50000 * 1e6);
     assert_true(large < 40 * small);
 }
 

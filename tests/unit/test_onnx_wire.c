@@ -137,10 +137,14 @@ static void bounds_nodes_and_heap(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(accepts_a_model),        cmocka_unit_test(refuses_every_truncation),
-        cmocka_unit_test(survives_every_changed_byte), cmocka_unit_test(names_the_byte_of_a_long_length),
-        cmocka_unit_test(refuses_groups_and_long_varints), cmocka_unit_test(refuses_bad_text),
-        cmocka_unit_test(bounds_nesting),         cmocka_unit_test(bounds_nodes_and_heap),
+        cmocka_unit_test(accepts_a_model),
+        cmocka_unit_test(refuses_every_truncation),
+        cmocka_unit_test(survives_every_changed_byte),
+        cmocka_unit_test(names_the_byte_of_a_long_length),
+        cmocka_unit_test(refuses_groups_and_long_varints),
+        cmocka_unit_test(refuses_bad_text),
+        cmocka_unit_test(bounds_nesting),
+        cmocka_unit_test(bounds_nodes_and_heap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
