@@ -1,5 +1,6 @@
-/* lower.c: Graph -> LoopModule. Groups the ops into kernels and plans memory (passes/fuse.h), then lets the hook of every
- * kernel's main op write its loop programs and calls; equal programs are kept once. */
+/* lower.c: Graph -> LoopModule. Groups the ops into kernels and plans memory (passes/fuse.h), then
+ * lets the hook of every kernel's main op write its loop programs and calls; equal programs are
+ * kept once. */
 #include "codegen/lower.h"
 
 #include "codegen/loop_program.h"
@@ -18,8 +19,9 @@ const char *kern_name(Lower *L, int kernel, const char *what) {
     const char *op = op_info[k->main->op].name, *node = k->main->src ? k->main->src->name : "";
     if (!*node && k->roots.n && k->roots.at[0]->name)
         node = k->roots.at[0]->name;
-    return arena_printf(&L->module->arena, "%s%s%s%s%s", op, k->nodes.n > 1 ? "+" : "", what ? "." : "",
-                        what ? what : "", *node ? arena_printf(&L->module->arena, " %s", node) : "");
+    return arena_printf(&L->module->arena, "%s%s%s%s%s", op, k->nodes.n > 1 ? "+" : "",
+                        what ? "." : "", what ? what : "",
+                        *node ? arena_printf(&L->module->arena, " %s", node) : "");
 }
 
 void kern_begin(Kern *K, Lower *L, int kernel, ProgramKind kind, const char *what) {
@@ -81,8 +83,18 @@ static LoopProgram *programs_intern(Lower *L, LoopProgram *p) {
 }
 
 LoopCall *lower_call(Lower *L, LoopCallKind kind, const char *name) {
-    LoopCall c = {.kind = kind, .name = name, .gemm_a = -1, .gemm_b = -1, .gemm_c = -1, .gemm_offsets = -1,
-                  .gemm_index = -1, .dot_x = -1, .dot_d = -1, .dot_grad = -1, .dot_offsets = -1, .dot_out = -1,
+    LoopCall c = {.kind = kind,
+                  .name = name,
+                  .gemm_a = -1,
+                  .gemm_b = -1,
+                  .gemm_c = -1,
+                  .gemm_offsets = -1,
+                  .gemm_index = -1,
+                  .dot_x = -1,
+                  .dot_d = -1,
+                  .dot_grad = -1,
+                  .dot_offsets = -1,
+                  .dot_out = -1,
                   .dot_scratch = -1};
     vec_push(&L->module->calls, c);
     return &L->module->calls.at[L->module->calls.n - 1];
@@ -118,7 +130,8 @@ int kern_buffer_at(Kern *K, int64_t at, DType storage) {
     return lp_buffer(K->p, storage);
 }
 
-/* A view is addressed from its own start, unless the kernel also writes that storage: then all go through one number. */
+/* A view is addressed from its own start, unless the kernel also writes that storage: then all go
+ * through one number. */
 int kern_buffer(Kern *K, const Value *v, bool write, int64_t *skip) {
     const Lower *L = K->L;
     const Value *s = L->plan->storage[v->id];
@@ -154,18 +167,22 @@ static bool lowerable(Graph *g, Diag *d) {
             continue;
         const Value *v = n->out[which];
         if (!unknown++)
-            diag_error(d, EXIT_MODEL, "data-dependent shapes cannot be compiled; use --engine reference");
+            diag_error(d, EXIT_MODEL,
+                       "data-dependent shapes cannot be compiled; use --engine reference");
         char dims[256];
         int len = 0;
         for (int i = 0; i < v->rank && len < (int)sizeof dims - 48; i++) {
             if (v->dims[i] < 0)
-                len += snprintf(dims + len, sizeof dims - (size_t)len, "%s%.32s", i ? "," : "", dim_name(g, v->dims[i]));
+                len += snprintf(dims + len, sizeof dims - (size_t)len, "%s%.32s", i ? "," : "",
+                                dim_name(g, v->dims[i]));
             else
-                len += snprintf(dims + len, sizeof dims - (size_t)len, "%s%lld", i ? "," : "", (long long)v->dims[i]);
+                len += snprintf(dims + len, sizeof dims - (size_t)len, "%s%lld", i ? "," : "",
+                                (long long)v->dims[i]);
         }
         dims[len] = 0;
         if (unknown <= 50)
-            diag_more(d, "node \"%s\" %s, result \"%s\" %s[%s]", node_text(n, d), n->src ? diag_safe(d, n->src->op_type) : "",
+            diag_more(d, "node \"%s\" %s, result \"%s\" %s[%s]", node_text(n, d),
+                      n->src ? diag_safe(d, n->src->op_type) : "",
                       v->name ? diag_safe(d, v->name) : "", dtype_name(v->dtype), dims);
     }
     if (unknown > 50)
@@ -179,9 +196,14 @@ static StgcType slot_type(DType t) {
     return (StgcType)dtype_to_onnx(t);
 }
 
-static void add_slot(Lower *L, const char *name, StgcSlotKind kind, const Value *v, const void *init) {
-    StgcSlot s = {.name = name, .kind = kind, .type = slot_type(v->dtype), .rank = v->rank,
-                  .offset = value_address(L, v), .init = init};
+static void add_slot(Lower *L, const char *name, StgcSlotKind kind, const Value *v,
+                     const void *init) {
+    StgcSlot s = {.name = name,
+                  .kind = kind,
+                  .type = slot_type(v->dtype),
+                  .rank = v->rank,
+                  .offset = value_address(L, v),
+                  .init = init};
     for (int i = 0; i < v->rank; i++)
         s.dims[i] = v->dims[i];
     s.bytes = value_count(v) * dtype_bytes(v->dtype);
@@ -201,6 +223,13 @@ static StgcSlotKind param_slot(const Node *n) {
     }
 }
 
+/* Constants are named by what they are: steps that share a name share the value. */
+static const char *const_name(Lower *L, const Tensor *t) {
+    uint64_t h = hash_bytes(t->dims, sizeof *t->dims * (size_t)t->rank, (uint64_t)t->dtype);
+    return arena_printf(&L->module->arena, "const/%016llx",
+                        (unsigned long long)hash_bytes(t->data, tensor_bytes(t), h));
+}
+
 static void add_slots(Lower *L) {
     Graph *g = L->g;
     FOR_NODES(n, g) {
@@ -213,7 +242,7 @@ static void add_slots(Lower *L) {
         else if (n->op == OP_PARAM)
             add_slot(L, param_name(v), param_slot(n), v, a ? a->t->data : NULL);
         else
-            add_slot(L, arena_printf(&L->module->arena, "const/%d", v->id), STGC_SLOT_FROZEN, v, a->t->data);
+            add_slot(L, const_name(L, a->t), STGC_SLOT_FROZEN, v, a->t->data);
     }
     for (int i = 0; i < g->outputs.n; i++)
         add_slot(L, g->outputs.at[i].name, STGC_SLOT_OUTPUT, g->outputs.at[i].value, NULL);
@@ -275,8 +304,8 @@ typedef struct Kept {
 } Kept;
 typedef VEC(Kept) KeptValues;
 
-/* The old value of a parameter that this step updates, asked for as an output or as another update, is copied first. The
- * caller's graph gets its values back in the end. */
+/* The old value of a parameter that this step updates, asked for as an output or as another update,
+ * is copied first. The caller's graph gets its values back in the end. */
 static void keep_old_values(Graph *g, KeptValues *kept) {
     bool *updated = xcalloc((size_t)g->next_value + 1, sizeof *updated);
     int n = g->next_value;
@@ -286,11 +315,14 @@ static void keep_old_values(Graph *g, KeptValues *kept) {
     while (first && op_info[first->op].flags & OPF_LEAF)
         first = first->next;
     for (int i = 0; i < g->outputs.n + g->updates.n; i++) {
-        Value **at = i < g->outputs.n ? &g->outputs.at[i].value : &g->updates.at[i - g->outputs.n].value;
+        Value **at =
+            i < g->outputs.n ? &g->outputs.at[i].value : &g->updates.at[i - g->outputs.n].value;
         const Value *leaf = view_of_leaf(*at);
         if (!leaf || leaf->id >= n || !updated[leaf->id])
             continue;
-        Builder b = {.g = g, .src = (*at)->def->src, .before = (*at)->def == leaf->def ? first : (*at)->def->next};
+        Builder b = {.g = g,
+                     .src = (*at)->def->src,
+                     .before = (*at)->def == leaf->def ? first : (*at)->def->next};
         Node *copy = build_node(&b, OP_CAST, at, 1, 1);
         node_set_int(copy, AT_TO, (*at)->dtype);
         Value *v = copy->out[0];

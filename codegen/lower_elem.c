@@ -1,7 +1,9 @@
-/* lower_elem.c: element rules of the ops that move elements: one element of a result, from elements of operands.
+/* lower_elem.c: element rules of the ops that move elements: one element of a result, from elements
+ * of operands.
  *
- * An operand that is stored is loaded; one that lives only inside the kernel is computed where it is needed. Guarded reads
- * (padding, concatenation, rows that are -1) load from a clamped place and select, so that nothing outside a buffer is touched. */
+ * An operand that is stored is loaded; one that lives only inside the kernel is computed where it
+ * is needed. Guarded reads (padding, concatenation, rows that are -1) load from a clamped place and
+ * select, so that nothing outside a buffer is touched. */
 #include "codegen/lower.h"
 
 #include <stdlib.h>
@@ -38,7 +40,8 @@ static Ex elem_transpose(Kern *K, Node *n, const Index *at) {
     const Value *x = n->in[0];
     int64_t sizes[MAX_RANK];
     Ex digit[MAX_RANK];
-    for (int i = 0; i < rank; i++) { /* runs of axes that stay neighbours; axes of size 1 do not matter */
+    for (int i = 0; i < rank;
+         i++) { /* runs of axes that stay neighbours; axes of size 1 do not matter */
         if (x->dims[perm[i]] == 1)
             continue;
         int64_t next = groups ? first[groups - 1] + count[groups - 1] : -1;
@@ -150,10 +153,12 @@ static Ex elem_pad(Kern *K, Node *n, const Index *at) {
 static Ex elem_concat(Kern *K, Node *n, const Index *at) {
     const Value *y = n->out[0];
     int64_t axis = node_int(n, AT_AXIS, 0), size = y->dims[axis], end = size;
-    int64_t sizes[3] = {dims_product(y->dims, 0, (int)axis), size, dims_product(y->dims, (int)axis + 1, y->rank)};
+    int64_t sizes[3] = {dims_product(y->dims, 0, (int)axis), size,
+                        dims_product(y->dims, (int)axis + 1, y->rank)};
     Ex d[3], result = 0;
     index_split(K, at, 3, sizes, d);
-    for (int i = n->nin - 1; i >= 0; i--) { /* the last one is the default, those before it come first */
+    for (int i = n->nin - 1; i >= 0;
+         i--) { /* the last one is the default, those before it come first */
         int64_t width = n->in[i]->dims[axis], begin = end - width;
         end = begin;
         if (!width)
@@ -182,7 +187,8 @@ static Ex elem_gather(Kern *K, Node *n, const Index *at) {
     if (x->dims[axis] == 0)
         return ex_zero(K, value_ltype(x));
     Index where = index_one(sizes[1], d[1]), in = {0};
-    Ex i = ex_check(K, elem(K, n->in[1], &where), x->dims[axis], "gather: index out of range", true);
+    Ex i =
+        ex_check(K, elem(K, n->in[1], &where), x->dims[axis], "gather: index out of range", true);
     index_push(&in, sizes[0], d[0]);
     index_push(&in, x->dims[axis], i);
     index_push(&in, sizes[2], d[2]);
@@ -199,7 +205,8 @@ static Ex elem_gather_elements(Kern *K, Node *n, const Index *at) {
     Index in = {0};
     for (int a = 0; a < x->rank; a++)
         index_push(&in, x->dims[a],
-                   a == axis ? ex_check(K, i, x->dims[a], "gather: index out of range", true) : d[a]);
+                   a == axis ? ex_check(K, i, x->dims[a], "gather: index out of range", true)
+                             : d[a]);
     return elem(K, n->in[0], &in);
 }
 
@@ -207,7 +214,8 @@ static Ex elem_gather_elements(Kern *K, Node *n, const Index *at) {
 static Ex elem_gather_nd(Kern *K, Node *n, const Index *at) {
     const Value *x = n->in[0], *ids = n->in[1];
     int batch = (int)node_int(n, AT_BATCH_DIMS, 0), k = (int)ids->dims[ids->rank - 1];
-    int64_t b = dims_product(ids->dims, 0, batch), place = dims_product(ids->dims, batch, ids->rank - 1);
+    int64_t b = dims_product(ids->dims, 0, batch),
+            place = dims_product(ids->dims, batch, ids->rank - 1);
     int64_t rest = dims_product(x->dims, batch + k, x->rank), sizes[3] = {b, place, rest};
     Ex d[3];
     index_split(K, at, 3, sizes, d);
@@ -221,7 +229,8 @@ static Ex elem_gather_nd(Kern *K, Node *n, const Index *at) {
         index_push(&where, place, d[1]);
         index_push(&where, k, ex_i(K, i));
         index_push(&in, x->dims[batch + i],
-                   ex_check(K, elem(K, n->in[1], &where), x->dims[batch + i], "gather: index out of range", true));
+                   ex_check(K, elem(K, n->in[1], &where), x->dims[batch + i],
+                            "gather: index out of range", true));
     }
     index_push(&in, rest, d[2]);
     return elem(K, n->in[0], &in);
@@ -307,7 +316,8 @@ static Ex elem_unfold(Kern *K, Node *n, const Index *at) {
     index_push(&in, x->dims[0], d[0]);
     index_push(&in, x->dims[1], d[1]);
     for (int i = 0; i < s; i++) {
-        Ex p = ex_add(K, ex_mulc(K, d[2 + s + i], ns ? strides[i] : 1), ex_mulc(K, d[2 + i], nd ? dilations[i] : 1));
+        Ex p = ex_add(K, ex_mulc(K, d[2 + s + i], ns ? strides[i] : 1),
+                      ex_mulc(K, d[2 + i], nd ? dilations[i] : 1));
         p = ex_addc(K, p, np ? -pads[i] : 0);
         inside = ex_2(K, L_AND, inside, ex_within(K, p, 0, x->dims[2 + i]));
         index_push(&in, x->dims[2 + i], ex_clamp(K, p, 0, x->dims[2 + i] - 1));
@@ -390,7 +400,8 @@ Ex elem(Kern *K, Value *v, const Index *at) {
     if (K->memo.n >= K->nmemo_buckets)
         memo_rehash(K);
     uint64_t h = place_hash(v->id, at);
-    for (int i = K->memo_buckets[h & (uint64_t)(K->nmemo_buckets - 1)]; i; i = K->memo.at[i - 1].chain)
+    for (int i = K->memo_buckets[h & (uint64_t)(K->nmemo_buckets - 1)]; i;
+         i = K->memo.at[i - 1].chain)
         if (K->memo.at[i - 1].value == v->id && place_same(&K->memo.at[i - 1].at, at))
             return K->memo.at[i - 1].result;
     Ex e;

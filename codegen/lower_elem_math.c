@@ -71,7 +71,8 @@ static Ex unary(Kern *K, Op op, LType t, Ex x) {
     case OP_ISNAN:
         return real ? ex_2(K, L_NE, x, x) : ex_b(K, false);
     case OP_ISINF:
-        return real ? ex_2(K, L_EQ, ex_1(K, L_ABS, x), ex_f(K, t, (double)INFINITY)) : ex_b(K, false);
+        return real ? ex_2(K, L_EQ, ex_1(K, L_ABS, x), ex_f(K, t, (double)INFINITY))
+                    : ex_b(K, false);
     default:
         bug("%s is not a unary op", op_info[op].name);
     }

@@ -1,5 +1,5 @@
-/* lower_expr.c: the expressions of lower.h: a hash-consed DAG with bounds of integers, folded as it is built, and emitted at the
- * outermost loop that allows it. */
+/* lower_expr.c: the expressions of lower.h: a hash-consed DAG with bounds of integers, folded as it
+ * is built, and emitted at the outermost loop that allows it. */
 #include "codegen/loop_program.h"
 #include "codegen/lower.h"
 
@@ -158,7 +158,8 @@ static bool is_mixed(Kern *K, Ex e, int64_t c, Ex *x, Ex *y) {
     else
         shift = 0;
     for (int side = 0; side < 2; side++) {
-        Ex m = side ? ex_node(K, e)->b : ex_node(K, e)->a, r = side ? ex_node(K, e)->a : ex_node(K, e)->b;
+        Ex m = side ? ex_node(K, e)->b : ex_node(K, e)->a,
+           r = side ? ex_node(K, e)->a : ex_node(K, e)->b;
         int64_t k;
         if (!is_op(K, m, L_MUL) || !ex_is_i(K, ex_node(K, m)->b, &k) || k != c)
             continue;
@@ -181,7 +182,8 @@ static Ex fold_add(Kern *K, Ex a, Ex b) {
     if (ex_is_i(K, b, &c)) {
         if (c == 0)
             return a;
-        if (is_op(K, a, L_ADD) && ex_is_i(K, ex_node(K, a)->b, &d) && !__builtin_add_overflow(c, d, &d))
+        if (is_op(K, a, L_ADD) && ex_is_i(K, ex_node(K, a)->b, &d) &&
+            !__builtin_add_overflow(c, d, &d))
             return ex_addc(K, ex_node(K, a)->a, d);
         return 0;
     }
@@ -191,8 +193,8 @@ static Ex fold_add(Kern *K, Ex a, Ex b) {
         if (!is_op(K, m, L_MUL) || !is_op(K, r, L_REM) || !ex_is_i(K, ex_node(K, m)->b, &c))
             continue;
         Ex q = ex_node(K, m)->a, x = ex_node(K, r)->a;
-        if (is_op(K, q, L_DIV) && ex_node(K, q)->a == x && ex_is_i(K, ex_node(K, q)->b, &d) && d == c &&
-            ex_is_i(K, ex_node(K, r)->b, &d) && d == c)
+        if (is_op(K, q, L_DIV) && ex_node(K, q)->a == x && ex_is_i(K, ex_node(K, q)->b, &d) &&
+            d == c && ex_is_i(K, ex_node(K, r)->b, &d) && d == c)
             return x;
     }
     /* constants outwards: (x + c) + y = (x + y) + c */
@@ -347,7 +349,8 @@ static Ex fold(Kern *K, LOp op, Ex a, Ex b) {
 }
 
 static void mul_bounds(ExNode *n, const ExNode *a, const ExNode *b) {
-    Wide p[4] = {(Wide)a->lo * b->lo, (Wide)a->lo * b->hi, (Wide)a->hi * b->lo, (Wide)a->hi * b->hi};
+    Wide p[4] = {(Wide)a->lo * b->lo, (Wide)a->lo * b->hi, (Wide)a->hi * b->lo,
+                 (Wide)a->hi * b->hi};
     Wide lo = p[0], hi = p[0];
     for (int i = 1; i < 4; i++) {
         lo = p[i] < lo ? p[i] : lo;
@@ -460,9 +463,15 @@ Ex ex_select(Kern *K, Ex c, Ex x, Ex y) {
 }
 
 Ex ex_load(Kern *K, int buffer, Ex index) {
-    LType t = buffer >= 0 ? loop_storage_type(K->buffers.at[buffer].storage)
-                          : LB_IS_LOCAL(buffer) ? K->p->locals.at[LB_LOCAL_INDEX(buffer)].type : LT_F32;
-    return ex_make(K, (ExNode){.kind = EX_LOAD, .t = t, .a = index, .buffer = buffer, .lo = INT64_MIN, .hi = INT64_MAX});
+    LType t = buffer >= 0           ? loop_storage_type(K->buffers.at[buffer].storage)
+              : LB_IS_LOCAL(buffer) ? K->p->locals.at[LB_LOCAL_INDEX(buffer)].type
+                                    : LT_F32;
+    return ex_make(K, (ExNode){.kind = EX_LOAD,
+                               .t = t,
+                               .a = index,
+                               .buffer = buffer,
+                               .lo = INT64_MIN,
+                               .hi = INT64_MAX});
 }
 
 Ex ex_check(Kern *K, Ex index, int64_t bound, const char *what, bool from_end) {
@@ -471,8 +480,14 @@ Ex ex_check(Kern *K, Ex index, int64_t bound, const char *what, bool from_end) {
         return index;
     if (from_end && n->hi < 0 && n->lo >= -bound)
         return ex_addc(K, index, bound);
-    return ex_make(K, (ExNode){.kind = EX_CHECK, .t = LT_I64, .a = index, .i = bound, .lo = 0,
-                               .hi = bound - 1, .what = what, .buffer = from_end});
+    return ex_make(K, (ExNode){.kind = EX_CHECK,
+                               .t = LT_I64,
+                               .a = index,
+                               .i = bound,
+                               .lo = 0,
+                               .hi = bound - 1,
+                               .what = what,
+                               .buffer = from_end});
 }
 
 Ex ex_clamp(Kern *K, Ex v, int64_t lo, int64_t hi) {
@@ -536,10 +551,13 @@ LVal ex_emit(Kern *K, Ex e) {
         return n.lval;
     if (n.kind == EX_LEAF)
         bug("%s: a loop index is used outside its loop", K->name);
-    LVal a = n.a ? ex_emit(K, n.a) : 0, b = n.b ? ex_emit(K, n.b) : 0, c = n.c ? ex_emit(K, n.c) : 0, v;
+    LVal a = n.a ? ex_emit(K, n.a) : 0, b = n.b ? ex_emit(K, n.b) : 0,
+         c = n.c ? ex_emit(K, n.c) : 0, v;
     switch (n.kind) {
     case EX_CONST:
-        v = n.t == LT_I64 ? lp_const_i(K->p, n.i) : n.t == LT_BOOL ? lp_const_b(K->p, n.i != 0) : lp_const_f(K->p, n.t, n.f);
+        v = n.t == LT_I64    ? lp_const_i(K->p, n.i)
+            : n.t == LT_BOOL ? lp_const_b(K->p, n.i != 0)
+                             : lp_const_f(K->p, n.t, n.f);
         break;
     case EX_OP:
         v = lp_op(K->p, n.op, a, b, c);

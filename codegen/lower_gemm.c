@@ -1,9 +1,10 @@
 /* lower_gemm.c: matrix products for the runtime.
  *
- * A matmul's operands are read through transposes and reshapes by strides; neighbouring batch axes that step regularly in both
- * operands and the result are one axis, and axes along which the right operand does not move join the rows. Two batch axes
- * remain at most in one call; more are several calls. What the runtime does not multiply (other types than f32, irregular
- * strides) is a plain reduction over k. */
+ * A matmul's operands are read through transposes and reshapes by strides; neighbouring batch axes
+ * that step regularly in both operands and the result are one axis, and axes along which the right
+ * operand does not move join the rows. Two batch axes remain at most in one call; more are several
+ * calls. What the runtime does not multiply (other types than f32, irregular strides) is a plain
+ * reduction over k. */
 #include "codegen/loop_program.h"
 #include "codegen/lower.h"
 #include "codegen/lower_reduce.h"
@@ -93,7 +94,8 @@ static void simplify_batch(Product *p) {
             drop_axis(p, i);
     while (p->nbatch) { /* the innermost axis goes on where the rows end, and B stands still */
         int i = p->nbatch - 1;
-        bool rows = p->b.batch[i] == 0 && (p->a.batch[i] == p->a.row * p->m || p->m == 1) && p->c_batch[i] == p->ldc * p->m;
+        bool rows = p->b.batch[i] == 0 && (p->a.batch[i] == p->a.row * p->m || p->m == 1) &&
+                    p->c_batch[i] == p->ldc * p->m;
         if (!rows || (p->m == 1 && p->a.col != 1 && p->a.batch[i] != 1))
             break;
         if (p->m == 1)
@@ -103,17 +105,20 @@ static void simplify_batch(Product *p) {
     }
     for (int i = p->nbatch - 2; i >= 0; i--) {
         int64_t s = p->batch[i + 1];
-        if (p->a.batch[i] != p->a.batch[i + 1] * s || p->b.batch[i] != p->b.batch[i + 1] * s || p->c_batch[i] != p->c_batch[i + 1] * s)
+        if (p->a.batch[i] != p->a.batch[i + 1] * s || p->b.batch[i] != p->b.batch[i + 1] * s ||
+            p->c_batch[i] != p->c_batch[i + 1] * s)
             continue;
         p->batch[i] *= s;
-        p->a.batch[i] = p->a.batch[i + 1], p->b.batch[i] = p->b.batch[i + 1], p->c_batch[i] = p->c_batch[i + 1];
+        p->a.batch[i] = p->a.batch[i + 1], p->b.batch[i] = p->b.batch[i + 1],
+        p->c_batch[i] = p->c_batch[i + 1];
         drop_axis(p, i + 1);
     }
 }
 
 /* ---- epilogues: the kernel's roots beyond the product, on a tile of it ---- */
 
-/* How a tile's element lies in the result: [outer…, group, row, column]; the outer digits are known. */
+/* How a tile's element lies in the result: [outer…, group, row, column]; the outer digits are
+ * known. */
 typedef struct Tile {
     const Value *c;
     int nouter;
@@ -160,7 +165,8 @@ static void tile_place(Kern *K, Tile *t, int depth) {
     K->own_ctx = t;
 }
 
-/* The stores of one row, columns lo..hi; the product itself is stored by the runtime where there is a tile. */
+/* The stores of one row, columns lo..hi; the product itself is stored by the runtime where there is
+ * a tile. */
 static void tile_rows(Kern *K, Tile *t, LVal m0, LVal m1, LVal n0, LVal n1) {
     LoopProgram *p = K->p;
     Sinks sinks = {0};
@@ -181,14 +187,16 @@ static void tile_rows(Kern *K, Tile *t, LVal m0, LVal m1, LVal n0, LVal n1) {
     for (int i = 0; i < all.n; i++)
         ex_emit(K, all.at[i]);
     for (int i = 0; i < sinks.n; i++)
-        lp_store(p, sinks.at[i].buffer, ex_emit(K, sinks.at[i].index), ex_emit(K, sinks.at[i].value));
+        lp_store(p, sinks.at[i].buffer, ex_emit(K, sinks.at[i].index),
+                 ex_emit(K, sinks.at[i].value));
     kern_end(K);
     kern_end(K);
     vec_free(&all);
     vec_free(&sinks);
 }
 
-/* Gives `call` (a product whose result is t->c) its epilogue, if the kernel has one, and C its buffer, if it is stored. */
+/* Gives `call` (a product whose result is t->c) its epilogue, if the kernel has one, and C its
+ * buffer, if it is stored. */
 static void add_epilogue(Lower *L, int kernel, int call, Tile *t) {
     const Kernel *k = &L->plan->kernels.at[kernel];
     bool stored = has_root(k, t->c);
@@ -214,7 +222,8 @@ static void add_epilogue(Lower *L, int kernel, int call, Tile *t) {
     kern_drop(&K);
 }
 
-/* Rows beyond the last expert's: no tile comes, the epilogue's values there are those of a product of 0. */
+/* Rows beyond the last expert's: no tile comes, the epilogue's values there are those of a product
+ * of 0. */
 static void add_padding(Lower *L, int kernel, Tile *t, const Value *offsets) {
     enum { TASK_ELEMENTS = 8192 };
     const Kernel *k = &L->plan->kernels.at[kernel];
@@ -243,15 +252,25 @@ static void product_call(Lower *L, int kernel, const Product *p, const int64_t *
         a += outer[i] * p->a.batch[i], b += outer[i] * p->b.batch[i], c += outer[i] * p->c_batch[i];
     LoopCall *call = lower_call(L, CALL_GEMM, kern_name(L, kernel, NULL));
     StgcGemm *g = &call->gemm;
-    *g = (StgcGemm){.kind = STGC_GEMM_BATCH, .g1 = 1, .g2 = 1, .m = p->m, .n = p->n, .k = p->k, .a_row = p->a.row,
-                    .a_col = p->a.col, .b_row = p->b.row, .b_col = p->b.col, .ldc = p->ldc};
+    *g = (StgcGemm){.kind = STGC_GEMM_BATCH,
+                    .g1 = 1,
+                    .g2 = 1,
+                    .m = p->m,
+                    .n = p->n,
+                    .k = p->k,
+                    .a_row = p->a.row,
+                    .a_col = p->a.col,
+                    .b_row = p->b.row,
+                    .b_col = p->b.col,
+                    .ldc = p->ldc};
     if (p->nbatch - extra > 0) {
         g->g1 = p->batch[first];
         g->a_g1 = p->a.batch[first], g->b_g1 = p->b.batch[first], g->c_g1 = p->c_batch[first];
     }
     if (p->nbatch - extra > 1) {
         g->g2 = p->batch[first + 1];
-        g->a_g2 = p->a.batch[first + 1], g->b_g2 = p->b.batch[first + 1], g->c_g2 = p->c_batch[first + 1];
+        g->a_g2 = p->a.batch[first + 1], g->b_g2 = p->b.batch[first + 1],
+        g->c_g2 = p->c_batch[first + 1];
     }
     call->gemm_a = p->a.base + a * (int64_t)sizeof(float);
     call->gemm_b = p->b.base + b * (int64_t)sizeof(float);
@@ -264,7 +283,8 @@ static void product_call(Lower *L, int kernel, const Product *p, const int64_t *
 
 /* ---- the plain way: z[batch, m, n] = sum over k ---- */
 
-static Ex matrix_element(Kern *K, Value *v, const Value *z, const Ex *batch, int nbatch, bool trans, bool left, Ex row, Ex col) {
+static Ex matrix_element(Kern *K, Value *v, const Value *z, const Ex *batch, int nbatch, bool trans,
+                         bool left, Ex row, Ex col) {
     Index at = {0};
     int own = v->rank - 2;
     for (int i = 0; i < own; i++)
@@ -281,7 +301,8 @@ static Ex matrix_element(Kern *K, Value *v, const Value *z, const Ex *batch, int
 
 static void product_sizes(const Node *n, int64_t *m, int64_t *k, int64_t *cols) {
     const Value *x = n->in[0], *y = n->in[1];
-    bool ta = node_int(n, AT_TRANS_A, 0) && x->rank > 1, tb = node_int(n, AT_TRANS_B, 0) && y->rank > 1;
+    bool ta = node_int(n, AT_TRANS_A, 0) && x->rank > 1,
+         tb = node_int(n, AT_TRANS_B, 0) && y->rank > 1;
     *k = x->dims[x->rank - (ta ? 2 : 1)];
     *m = x->rank == 1 ? 1 : x->dims[x->rank - (ta ? 1 : 2)];
     *cols = y->rank == 1 ? 1 : y->dims[y->rank - (tb ? 2 : 1)];
@@ -298,8 +319,10 @@ static Ex product_element(Kern *K, const Index *at, void *ctx) {
     sizes[nbatch] = m, sizes[nbatch + 1] = k, sizes[nbatch + 2] = cols;
     Ex d[MAX_RANK + 3];
     index_split(K, at, nbatch + 3, sizes, d);
-    Ex a = matrix_element(K, n->in[0], z, d, nbatch, node_int(n, AT_TRANS_A, 0) != 0, true, d[nbatch], d[nbatch + 1]);
-    Ex b = matrix_element(K, n->in[1], z, d, nbatch, node_int(n, AT_TRANS_B, 0) != 0, false, d[nbatch + 1], d[nbatch + 2]);
+    Ex a = matrix_element(K, n->in[0], z, d, nbatch, node_int(n, AT_TRANS_A, 0) != 0, true,
+                          d[nbatch], d[nbatch + 1]);
+    Ex b = matrix_element(K, n->in[1], z, d, nbatch, node_int(n, AT_TRANS_B, 0) != 0, false,
+                          d[nbatch + 1], d[nbatch + 2]);
     return ex_node(K, a)->t == LT_BOOL ? ex_2(K, L_AND, a, b) : ex_mul(K, a, b);
 }
 
@@ -307,7 +330,12 @@ static void plain_product(Lower *L, int kernel, Node *n) {
     const Value *z = n->out[0];
     int64_t m, k, cols;
     product_sizes(n, &m, &k, &cols);
-    Reduction r = {.op = OP_REDUCE_SUM, .dtype = z->dtype, .result = z, .element = product_element, .ctx = n, .whole = true};
+    Reduction r = {.op = OP_REDUCE_SUM,
+                   .dtype = z->dtype,
+                   .result = z,
+                   .element = product_element,
+                   .ctx = n,
+                   .whole = true};
     int64_t mn = m * cols;
     reduce_group(&r, mn ? value_count(z) / mn * m : 0, false);
     reduce_group(&r, k, true);
@@ -349,13 +377,24 @@ void lower_grouped_matmul(Lower *L, int kernel, Node *n) {
     if (value_count(y) == 0)
         return;
     if (x->dtype != DT_F32) {
-        diag_error(L->diag, EXIT_MODEL, "a product by experts in %s cannot be compiled", dtype_name(x->dtype));
+        diag_error(L->diag, EXIT_MODEL, "a product by experts in %s cannot be compiled",
+                   dtype_name(x->dtype));
         diag_more(L->diag, "node \"%s\"", n->src ? diag_safe(L->diag, n->src->name) : "");
         return;
     }
     LoopCall *call = lower_call(L, CALL_GEMM, kern_name(L, kernel, NULL));
-    call->gemm = (StgcGemm){.kind = STGC_GEMM_ROWS, .g1 = experts, .g2 = 1, .m = x->dims[0], .n = out, .k = in, .a_row = in,
-                            .a_col = 1, .b_row = trans ? 1 : out, .b_col = trans ? in : 1, .b_g1 = in * out, .ldc = out};
+    call->gemm = (StgcGemm){.kind = STGC_GEMM_ROWS,
+                            .g1 = experts,
+                            .g2 = 1,
+                            .m = x->dims[0],
+                            .n = out,
+                            .k = in,
+                            .a_row = in,
+                            .a_col = 1,
+                            .b_row = trans ? 1 : out,
+                            .b_col = trans ? in : 1,
+                            .b_g1 = in * out,
+                            .ldc = out};
     if (L->plan->storage[x->id]) {
         call->gemm_a = value_address(L, x);
     } else { /* rows gathered as they are multiplied */
@@ -383,15 +422,26 @@ void lower_grouped_wgrad(Lower *L, int kernel, Node *n) {
     if (value_count(n->out[0]) == 0)
         return;
     if (x->dtype != DT_F32) {
-        diag_error(L->diag, EXIT_MODEL, "a product by experts in %s cannot be compiled", dtype_name(x->dtype));
+        diag_error(L->diag, EXIT_MODEL, "a product by experts in %s cannot be compiled",
+                   dtype_name(x->dtype));
         diag_more(L->diag, "node \"%s\"", n->src ? diag_safe(L->diag, n->src->name) : "");
         return;
     }
     const Value *left = trans ? d : x, *right = trans ? x : d;
     int64_t m = left->dims[1], cols = right->dims[1];
     LoopCall *call = lower_call(L, CALL_GEMM, kern_name(L, kernel, NULL));
-    call->gemm = (StgcGemm){.kind = STGC_GEMM_K, .g1 = offsets->dims[0] - 1, .g2 = 1, .m = m, .n = cols, .k = x->dims[0],
-                            .a_row = 1, .a_col = m, .b_row = cols, .b_col = 1, .ldc = cols, .c_g1 = m * cols};
+    call->gemm = (StgcGemm){.kind = STGC_GEMM_K,
+                            .g1 = offsets->dims[0] - 1,
+                            .g2 = 1,
+                            .m = m,
+                            .n = cols,
+                            .k = x->dims[0],
+                            .a_row = 1,
+                            .a_col = m,
+                            .b_row = cols,
+                            .b_col = 1,
+                            .ldc = cols,
+                            .c_g1 = m * cols};
     call->gemm_a = value_address(L, left);
     call->gemm_b = value_address(L, right);
     call->gemm_c = value_address(L, n->out[0]);

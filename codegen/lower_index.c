@@ -1,5 +1,6 @@
-/* lower_index.c: places as mixed-radix digits. Regrouping splits and joins digits only where the two lists of sizes do not
- * align, so that a loop's innermost index stays free of divisions where shapes permit. */
+/* lower_index.c: places as mixed-radix digits. Regrouping splits and joins digits only where the
+ * two lists of sizes do not align, so that a loop's innermost index stays free of divisions where
+ * shapes permit. */
 #include "codegen/lower.h"
 
 int64_t dims_product(const int64_t *dims, int from, int to) {
@@ -32,8 +33,8 @@ Ex index_linear(Kern *K, const Index *ix) {
     return v;
 }
 
-/* Takes pieces off the low end of both lists; a piece belongs to one digit of each. A digit that divides neither way is first
- * joined with the next one. */
+/* Takes pieces off the low end of both lists; a piece belongs to one digit of each. A digit that
+ * divides neither way is first joined with the next one. */
 void index_split(Kern *K, const Index *ix, int n, const int64_t *sizes, Ex *out) {
     int i = ix->n - 1;
     int64_t rest = i >= 0 ? ix->size[i] : 1; /* of the source digit in hand */
@@ -64,7 +65,8 @@ void index_split(Kern *K, const Index *ix, int n, const int64_t *sizes, Ex *out)
     }
 }
 
-Index index_broadcast(Kern *K, const Index *ix, int of_rank, const int64_t *of, int rank, const int64_t *dims) {
+Index index_broadcast(Kern *K, const Index *ix, int of_rank, const int64_t *of, int rank,
+                      const int64_t *dims) {
     int64_t sizes[MAX_RANK];
     bool keep[MAX_RANK];
     Ex digit[MAX_RANK];

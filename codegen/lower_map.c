@@ -1,8 +1,9 @@
 /* lower_map.c: kernels that compute every element of a domain on its own.
  *
- * The domain's innermost axes, as many as can be walked by one index without divisions, become the vector loop; the axes
- * outside it become rows, cut into tasks of about TASK_ELEMENTS elements. The cut depends on shapes alone. Where an element
- * rule asks on which side of a bound the innermost index lies (pad, concat), the vector loop is cut there. */
+ * The domain's innermost axes, as many as can be walked by one index without divisions, become the
+ * vector loop; the axes outside it become rows, cut into tasks of about TASK_ELEMENTS elements. The
+ * cut depends on shapes alone. Where an element rule asks on which side of a bound the innermost
+ * index lies (pad, concat), the vector loop is cut there. */
 #include "codegen/lower.h"
 
 #include <stdlib.h>
@@ -22,7 +23,8 @@ typedef struct Trial {
     Sinks sinks[MAX_PIECES];
 } Trial;
 
-static void trial_make(Trial *t, Lower *L, int kernel, const char *what, const Nest *n, MapBody *body, void *ctx) {
+static void trial_make(Trial *t, Lower *L, int kernel, const char *what, const Nest *n,
+                       MapBody *body, void *ctx) {
     *t = (Trial){0};
     Kern *K = &t->K;
     kern_begin(K, L, kernel, PROGRAM_TASK, what);
@@ -53,7 +55,8 @@ static int trial_divisions(Trial *t, const Nest *n) {
     return count;
 }
 
-/* Undecided questions about the innermost index: those of the form inner + c < bound give places to cut; the rest are counted. */
+/* Undecided questions about the innermost index: those of the form inner + c < bound give places to
+ * cut; the rest are counted. */
 static int trial_cuts(Trial *t, const Nest *n, int64_t *cuts, int *ncuts) {
     Kern *K = &t->K;
     int open = 0;
@@ -92,7 +95,8 @@ static void nest_cut(Nest *n, int64_t *cuts, int ncuts) {
     n->cut[++n->npieces] = n->inner;
 }
 
-/* How bad the best form of a nest is (0: no divisions or undecided bounds in the vector loop); the nest gets its cuts. */
+/* How bad the best form of a nest is (0: no divisions or undecided bounds in the vector loop); the
+ * nest gets its cuts. */
 static int nest_try(Nest *n, Lower *L, int kernel, const char *what, MapBody *body, void *ctx) {
     Trial t;
     int64_t cuts[MAX_PIECES];
@@ -110,7 +114,8 @@ static int nest_try(Nest *n, Lower *L, int kernel, const char *what, MapBody *bo
     return score;
 }
 
-static Nest nest_choose(Lower *L, int kernel, const char *what, int rank, const int64_t *dims, MapBody *body, void *ctx) {
+static Nest nest_choose(Lower *L, int kernel, const char *what, int rank, const int64_t *dims,
+                        MapBody *body, void *ctx) {
     int64_t d[MAX_DIGITS], total = 1;
     int n = 0, best_score = -1;
     for (int i = 0; i < rank; i++) {
@@ -152,7 +157,8 @@ static void emit_piece(Trial *t, int piece, LVal lo, LVal hi) {
     free(all);
 }
 
-void map_run(Lower *L, int kernel, const char *what, int rank, const int64_t *dims, MapBody *body, void *ctx) {
+void map_run(Lower *L, int kernel, const char *what, int rank, const int64_t *dims, MapBody *body,
+             void *ctx) {
     for (int i = 0; i < rank; i++)
         if (dims[i] == 0)
             return;
@@ -173,8 +179,9 @@ void map_run(Lower *L, int kernel, const char *what, int rank, const int64_t *di
         tasks = ceil_div(n.rows, per);
         lo = tasks == 1 ? lp_const_i(p, 0) : lp_2(p, L_MUL, task, lp_const_i(p, per));
         hi = lp_2(p, L_ADD, lo, lp_const_i(p, per));
-        hi = tasks == 1 ? lp_const_i(p, n.rows)
-             : n.rows % per ? lp_2(p, L_MIN, hi, lp_const_i(p, n.rows)) : hi;
+        hi = tasks == 1     ? lp_const_i(p, n.rows)
+             : n.rows % per ? lp_2(p, L_MIN, hi, lp_const_i(p, n.rows))
+                            : hi;
     }
     for (int i = 0; i < n.npieces; i++)
         for (int s = 0; s < t.sinks[i].n; s++) {
@@ -183,8 +190,10 @@ void map_run(Lower *L, int kernel, const char *what, int rank, const int64_t *di
         }
     kern_loop(K, LOOP_SEQ, t.row, lo, hi);
     if (chunks > 1) {
-        LVal first = lp_2(p, L_MUL, lp_2(p, L_REM, task, lp_const_i(p, chunks)), lp_const_i(p, TASK_ELEMENTS));
-        LVal end = lp_2(p, L_MIN, lp_2(p, L_ADD, first, lp_const_i(p, TASK_ELEMENTS)), lp_const_i(p, n.inner));
+        LVal first = lp_2(p, L_MUL, lp_2(p, L_REM, task, lp_const_i(p, chunks)),
+                          lp_const_i(p, TASK_ELEMENTS));
+        LVal end = lp_2(p, L_MIN, lp_2(p, L_ADD, first, lp_const_i(p, TASK_ELEMENTS)),
+                        lp_const_i(p, n.inner));
         emit_piece(&t, 0, first, end);
     } else {
         for (int i = 0; i < n.npieces; i++)
@@ -249,7 +258,8 @@ static void concat_body(Kern *K, const Index *at, Sinks *out, void *ctx) {
     Value *x = part->n->in[part->operand];
     const Value *y = part->n->out[0];
     int axis = (int)node_int(part->n, AT_AXIS, 0);
-    int64_t sizes[3] = {dims_product(x->dims, 0, axis), x->dims[axis], dims_product(x->dims, axis + 1, x->rank)};
+    int64_t sizes[3] = {dims_product(x->dims, 0, axis), x->dims[axis],
+                        dims_product(x->dims, axis + 1, x->rank)};
     Ex d[3];
     index_split(K, at, 3, sizes, d);
     Index to = {0};
@@ -262,7 +272,8 @@ static void concat_body(Kern *K, const Index *at, Sinks *out, void *ctx) {
 void lower_concat(Lower *L, int kernel, Node *n) {
     int axis = (int)node_int(n, AT_AXIS, 0);
     Part part = {n, 0, 0};
-    if (L->plan->kernels.at[kernel].roots.at[0] != n->out[0]) { /* a member of somebody else's kernel */
+    if (L->plan->kernels.at[kernel].roots.at[0] !=
+        n->out[0]) { /* a member of somebody else's kernel */
         lower_map(L, kernel);
         return;
     }

@@ -1,4 +1,5 @@
-/* lower_moe.c: dispatch (a counting sort of the routed pairs), sums over an expert's rows, token_dot. */
+/* lower_moe.c: dispatch (a counting sort of the routed pairs), sums over an expert's rows,
+ * token_dot. */
 #include "codegen/lower.h"
 #include "codegen/lower_reduce.h"
 
@@ -21,7 +22,8 @@ typedef struct Dispatch {
     int64_t sel_skip, skip[6];
 } Dispatch;
 
-/* Loops over tokens and entries; gives the expert of the entry and opens an `if` for those that are routed. */
+/* Loops over tokens and entries; gives the expert of the entry and opens an `if` for those that are
+ * routed. */
 static LVal open_pairs(Dispatch *d, LVal *token, LVal *pair) {
     LoopProgram *p = d->K.p;
     LVal zero = lp_const_i(p, 0);
@@ -30,7 +32,8 @@ static LVal open_pairs(Dispatch *d, LVal *token, LVal *pair) {
     *pair = lp_2(p, L_ADD, lp_2(p, L_MUL, *token, lp_const_i(p, d->each)), j);
     LVal v = lp_load(p, d->sel, lp_2(p, L_ADD, *pair, lp_const_i(p, d->sel_skip)));
     if (d->mask) {
-        LVal off = lp_type(p, v) == LT_BOOL ? lp_const_b(p, false) : lp_const_f(p, lp_type(p, v), 0);
+        LVal off =
+            lp_type(p, v) == LT_BOOL ? lp_const_b(p, false) : lp_const_f(p, lp_type(p, v), 0);
         lp_if(p, lp_type(p, v) == LT_BOOL ? v : lp_2(p, L_NE, v, off));
         return j;
     }
@@ -74,7 +77,10 @@ static void put_te_row(Dispatch *d, LVal token, LVal e, LVal row) {
 
 void lower_dispatch(Lower *L, int kernel, Node *n) {
     const Value *sel = n->in[0];
-    Dispatch d = {.n = n, .tokens = sel->dims[0], .each = sel->dims[1], .experts = node_int(n, AT_EXPERTS, 0)};
+    Dispatch d = {.n = n,
+                  .tokens = sel->dims[0],
+                  .each = sel->dims[1],
+                  .experts = node_int(n, AT_EXPERTS, 0)};
     d.mask = sel->dtype == DT_BOOL || dtype_is_float(sel->dtype);
     for (int i = 1; i < 6; i++)
         map_run(L, kernel, "none", n->out[i]->rank, n->out[i]->dims, none_body, n->out[i]);
@@ -107,23 +113,27 @@ void lower_dispatch(Lower *L, int kernel, Node *n) {
 
 /* ---- segment_sum: a task sums a tile of columns of one expert ---- */
 
-static void segment_columns(Kern *K, int64_t width, int64_t tile, int v, int64_t skip_v, int y, int64_t skip_y, LVal lo_row,
-                            LVal hi_row, LVal e, LVal part, LType t) {
+static void segment_columns(Kern *K, int64_t width, int64_t tile, int v, int64_t skip_v, int y,
+                            int64_t skip_y, LVal lo_row, LVal hi_row, LVal e, LVal part, LType t) {
     LoopProgram *p = K->p;
     LVal zero = lp_const_i(p, 0), none = ex_emit(K, ex_zero(K, t));
     LVal lo = lp_2(p, L_MUL, part, lp_const_i(p, tile));
-    LVal n = lp_2(p, L_SUB, lp_2(p, L_MIN, lp_2(p, L_ADD, lo, lp_const_i(p, tile)), lp_const_i(p, width)), lo);
+    LVal n =
+        lp_2(p, L_SUB,
+             lp_2(p, L_MIN, lp_2(p, L_ADD, lo, lp_const_i(p, tile)), lp_const_i(p, width)), lo);
     int acc = lp_local(p, t, tile);
     LVal j = lp_loop(p, LOOP_VECTOR, zero, n);
     lp_store(p, acc, j, none);
     lp_end(p);
     LVal r = lp_loop(p, LOOP_SEQ, lo_row, hi_row);
-    LVal line = lp_2(p, L_ADD, lp_2(p, L_MUL, r, lp_const_i(p, width)), lp_2(p, L_ADD, lo, lp_const_i(p, skip_v)));
+    LVal line = lp_2(p, L_ADD, lp_2(p, L_MUL, r, lp_const_i(p, width)),
+                     lp_2(p, L_ADD, lo, lp_const_i(p, skip_v)));
     j = lp_loop(p, LOOP_VECTOR, zero, n);
     lp_store(p, acc, j, lp_2(p, L_ADD, lp_load(p, acc, j), lp_load(p, v, lp_2(p, L_ADD, line, j))));
     lp_end(p);
     lp_end(p);
-    LVal to = lp_2(p, L_ADD, lp_2(p, L_MUL, e, lp_const_i(p, width)), lp_2(p, L_ADD, lo, lp_const_i(p, skip_y)));
+    LVal to = lp_2(p, L_ADD, lp_2(p, L_MUL, e, lp_const_i(p, width)),
+                   lp_2(p, L_ADD, lo, lp_const_i(p, skip_y)));
     j = lp_loop(p, LOOP_VECTOR, zero, n);
     lp_store(p, y, lp_2(p, L_ADD, to, j), lp_load(p, acc, j));
     lp_end(p);
@@ -138,15 +148,19 @@ void lower_segment_sum(Lower *L, int kernel, Node *n) {
     Kern K;
     kern_begin(&K, L, kernel, PROGRAM_TASK, NULL);
     LoopProgram *p = K.p;
-    int bv = kern_buffer(&K, v, false, &skip_v), bo = kern_buffer(&K, offsets, false, &skip_o), by = kern_buffer(&K, y, true, &skip_y);
-    LVal e = lp_2(p, L_DIV, lp_task(p), lp_const_i(p, tiles)), part = lp_2(p, L_REM, lp_task(p), lp_const_i(p, tiles));
+    int bv = kern_buffer(&K, v, false, &skip_v), bo = kern_buffer(&K, offsets, false, &skip_o),
+        by = kern_buffer(&K, y, true, &skip_y);
+    LVal e = lp_2(p, L_DIV, lp_task(p), lp_const_i(p, tiles)),
+         part = lp_2(p, L_REM, lp_task(p), lp_const_i(p, tiles));
     LVal lo = lp_load(p, bo, lp_2(p, L_ADD, e, lp_const_i(p, skip_o)));
     LVal hi = lp_load(p, bo, lp_2(p, L_ADD, e, lp_const_i(p, skip_o + 1)));
     LType t = value_ltype(v);
     if (width == 1) {
         int acc = lp_var(p, t, ex_emit(&K, ex_zero(&K, t)));
         LVal r = lp_loop(p, LOOP_VECTOR, lo, hi);
-        lp_set(p, acc, lp_2(p, L_ADD, lp_get(p, acc), lp_load(p, bv, lp_2(p, L_ADD, r, lp_const_i(p, skip_v)))));
+        lp_set(p, acc,
+               lp_2(p, L_ADD, lp_get(p, acc),
+                    lp_load(p, bv, lp_2(p, L_ADD, r, lp_const_i(p, skip_v)))));
         lp_end(p);
         lp_store(p, by, lp_2(p, L_ADD, e, lp_const_i(p, skip_y)), lp_get(p, acc));
     } else {
@@ -159,7 +173,8 @@ void lower_segment_sum(Lower *L, int kernel, Node *n) {
 /* ---- token_dot ---- */
 
 void lower_token_dot(Lower *L, int kernel, Node *n) {
-    const Value *x = n->in[0], *d = n->in[1], *offsets = n->in[2], *g = n->nin > 3 ? n->in[3] : NULL;
+    const Value *x = n->in[0], *d = n->in[1], *offsets = n->in[2],
+                *g = n->nin > 3 ? n->in[3] : NULL;
     if (value_count(n->out[0]) == 0)
         return;
     const char *capture = node_str(n, AT_CAPTURE, "auto");
@@ -174,7 +189,9 @@ void lower_token_dot(Lower *L, int kernel, Node *n) {
         .grad_group = in * out,
         .g_in = trans ? 1 : out,
         .g_out = trans ? in : 1,
-        .mode = !strcmp(capture, "gram") ? 1 : !strcmp(capture, "factored") ? 2 : 0,
+        .mode = !strcmp(capture, "gram")       ? 1
+                : !strcmp(capture, "factored") ? 2
+                                               : 0,
     };
     c->dot_x = value_address(L, x);
     c->dot_d = value_address(L, d);
@@ -191,6 +208,7 @@ int64_t lower_scratch(const Graph *g, const Kernel *k) {
     if (n->op == OP_DISPATCH)
         return (node_int(n, AT_EXPERTS, 0) + 1) * (int64_t)sizeof(int64_t);
     if (n->op == OP_TOKEN_DOT)
-        return stgc_token_dot_scratch(n->in[2]->dims[0] - 1, n->in[0]->dims[0], n->in[0]->dims[1], n->in[1]->dims[1]);
+        return stgc_token_dot_scratch(n->in[2]->dims[0] - 1, n->in[0]->dims[0], n->in[0]->dims[1],
+                                      n->in[1]->dims[1]);
     return 0;
 }

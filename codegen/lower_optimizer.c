@@ -16,7 +16,8 @@ static void adamw_body(Kern *K, const Index *at, Sinks *out, void *ctx) {
     LType t = value_ltype(n->in[0]);
     double beta1 = node_float(n, AT_BETA1, 0.9), beta2 = node_float(n, AT_BETA2, 0.999);
     double eps = node_float(n, AT_EPS, 1e-8), decay = node_float(n, AT_WEIGHT_DECAY, 0);
-    Ex lr = hyper_at(K, n, 4, 0), fix1 = hyper_at(K, n, 4, 1), fix2 = hyper_at(K, n, 4, 2), scale = hyper_at(K, n, 4, 3);
+    Ex lr = hyper_at(K, n, 4, 0), fix1 = hyper_at(K, n, 4, 1), fix2 = hyper_at(K, n, 4, 2),
+       scale = hyper_at(K, n, 4, 3);
     Ex g = ex_mul(K, elem(K, n->in[1], at), scale);
     Ex m = average(K, t, beta1, elem(K, n->in[2], at), g);
     Ex v = average(K, t, beta2, elem(K, n->in[3], at), ex_mul(K, g, g));

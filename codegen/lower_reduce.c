@@ -1,11 +1,13 @@
 /* lower_reduce.c: reductions over any axes.
  *
- * Neighbouring axes of one fate are one group. Innermost group reduced: every result is a scalar accumulated by a vector loop.
- * Innermost group kept: a tile of columns is accumulated in a local row while the reduced axes are walked outside it. Where
- * there are too few results to share out, the outermost reduced group is cut into parts of a size that shapes alone decide;
- * partial results go to scratch and are reduced by a second call, so the sum never depends on the number of threads. */
-#include "codegen/lower.h"
+ * Neighbouring axes of one fate are one group. Innermost group reduced: every result is a scalar
+ * accumulated by a vector loop. Innermost group kept: a tile of columns is accumulated in a local
+ * row while the reduced axes are walked outside it. Where there are too few results to share out,
+ * the outermost reduced group is cut into parts of a size that shapes alone decide; partial results
+ * go to scratch and are reduced by a second call, so the sum never depends on the number of
+ * threads. */
 #include "codegen/lower_reduce.h"
+#include "codegen/lower.h"
 
 #include <math.h>
 #include <string.h>
@@ -56,7 +58,8 @@ Ex reduce_identity(Kern *K, Op op, DType dtype, LType t) {
     if (op == OP_REDUCE_PROD)
         return t == LT_I64 ? ex_i(K, 1) : ex_f(K, t, 1);
     bool high = op == OP_REDUCE_MIN;
-    return t == LT_I64 ? ex_i(K, extreme(dtype, high)) : ex_f(K, t, high ? (double)INFINITY : -(double)INFINITY);
+    return t == LT_I64 ? ex_i(K, extreme(dtype, high))
+                       : ex_f(K, t, high ? (double)INFINITY : -(double)INFINITY);
 }
 
 /* Sums, minima and maxima may be reassociated by the vector loop; the rest run in order. */
@@ -78,7 +81,8 @@ void reduce_group(Reduction *r, int64_t size, bool reduced) {
 }
 
 typedef struct Shape {
-    int64_t total, rows; /* rows: results outside the innermost group (all of them if that is reduced) */
+    int64_t total,
+        rows; /* rows: results outside the innermost group (all of them if that is reduced) */
     int64_t columns;     /* of the innermost group if kept, else 1 */
     int64_t tile, tiles; /* columns of one task, number of them */
     int first;           /* outermost reduced group; -1 */
@@ -142,8 +146,8 @@ typedef struct Emit {
     int64_t skip;
 } Emit;
 
-/* Leaves for the loops and the expression of an element: loops are the rows, the reduced groups from the outside, and the
- * innermost group. */
+/* Leaves for the loops and the expression of an element: loops are the rows, the reduced groups
+ * from the outside, and the innermost group. */
 static void emit_leaves(Emit *e) {
     Kern *K = &e->K;
     const Reduction *r = e->r;
@@ -224,12 +228,14 @@ static void emit_columns(Emit *e, LVal tile) {
     Kern *K = &e->K;
     LoopProgram *p = K->p;
     int last = e->r->n - 1, acc = lp_local(p, e->t, e->s.tile);
-    LVal zero = lp_const_i(p, 0), lo = zero, hi = lp_const_i(p, e->s.columns), row = ex_emit(K, e->row);
+    LVal zero = lp_const_i(p, 0), lo = zero, hi = lp_const_i(p, e->s.columns),
+         row = ex_emit(K, e->row);
     if (e->s.tiles > 1) {
         lo = lp_2(p, L_MUL, tile, lp_const_i(p, e->s.tile));
         hi = lp_2(p, L_MIN, lp_2(p, L_ADD, lo, lp_const_i(p, e->s.tile)), hi);
     }
-    LVal width = lp_2(p, L_SUB, hi, lo), init = ex_emit(K, reduce_identity(K, e->r->op, e->r->dtype, e->t));
+    LVal width = lp_2(p, L_SUB, hi, lo),
+         init = ex_emit(K, reduce_identity(K, e->r->op, e->r->dtype, e->t));
     LVal j = lp_loop(p, LOOP_VECTOR, zero, width);
     lp_store(p, acc, j, init);
     lp_end(p);
@@ -240,7 +246,8 @@ static void emit_columns(Emit *e, LVal tile) {
     for (int i = 0; i <= opened; i++)
         kern_end(K);
     j = lp_loop(p, LOOP_VECTOR, zero, width);
-    LVal to = lp_2(p, L_ADD, lp_2(p, L_MUL, row, lp_const_i(p, e->s.columns)), lp_2(p, L_ADD, lo, j));
+    LVal to =
+        lp_2(p, L_ADD, lp_2(p, L_MUL, row, lp_const_i(p, e->s.columns)), lp_2(p, L_ADD, lo, j));
     store_result(e, to, lp_load(p, acc, j));
     lp_end(p);
 }
@@ -315,7 +322,12 @@ void reduce_run(Lower *L, int kernel, const Reduction *r) {
     if (s.parts == 1)
         return;
     Partial partial = {L->mem->scratch[kernel], scratch_type(e.t)};
-    Reduction join = {.op = r->op, .dtype = r->dtype, .result = y, .element = partial_element, .ctx = &partial, .whole = true};
+    Reduction join = {.op = r->op,
+                      .dtype = r->dtype,
+                      .result = y,
+                      .element = partial_element,
+                      .ctx = &partial,
+                      .whole = true};
     reduce_group(&join, s.parts, true);
     reduce_group(&join, s.rows * s.columns, false);
     Emit second = {.r = &join, .s = shape_of(&join)};
@@ -338,7 +350,8 @@ static Reduction reduction_of(Node *n) {
         gone[i] = !node_attr(n, AT_AXES);
     for (int i = 0; i < k; i++)
         gone[axes[i]] = true;
-    Reduction r = {.op = n->op, .dtype = x->dtype, .result = n->out[0], .element = reduce_element, .ctx = n};
+    Reduction r = {
+        .op = n->op, .dtype = x->dtype, .result = n->out[0], .element = reduce_element, .ctx = n};
     for (int i = 0; i < x->rank; i++)
         reduce_group(&r, x->dims[i], gone[i]);
     return r;
@@ -353,7 +366,8 @@ void lower_reduce(Lower *L, int kernel, Node *n) {
 static Ex combine_element(Kern *K, const Index *at, void *ctx) {
     Node *n = ctx;
     const Value *x = n->in[0], *inv = n->in[1];
-    int64_t sizes[3] = {inv->dims[0], inv->dims[1], dims_product(n->out[0]->dims, 1, n->out[0]->rank)};
+    int64_t sizes[3] = {inv->dims[0], inv->dims[1],
+                        dims_product(n->out[0]->dims, 1, n->out[0]->rank)};
     Ex d[3];
     index_split(K, at, 3, sizes, d);
     Index where = {0}, in = {0};
@@ -371,7 +385,8 @@ static Ex combine_element(Kern *K, const Index *at, void *ctx) {
 
 static Reduction combine_reduction(Node *n) {
     const Value *inv = n->in[1], *y = n->out[0];
-    Reduction r = {.op = OP_REDUCE_SUM, .dtype = y->dtype, .result = y, .element = combine_element, .ctx = n};
+    Reduction r = {
+        .op = OP_REDUCE_SUM, .dtype = y->dtype, .result = y, .element = combine_element, .ctx = n};
     reduce_group(&r, inv->dims[0], false);
     reduce_group(&r, inv->dims[1], true);
     reduce_group(&r, dims_product(y->dims, 1, y->rank), false);

@@ -1,10 +1,11 @@
-/* lower_rows.c: kernels that work on rows: softmax, cross-entropy, norms; reductions over the last axes and elementwise work on
- * the same rows.
+/* lower_rows.c: kernels that work on rows: softmax, cross-entropy, norms; reductions over the last
+ * axes and elementwise work on the same rows.
  *
- * Rows [outer, inner] have columns between them: element (o, j, i). Per row a list of phases runs, each one loop over the
- * columns that accumulates a scalar; then the stores, in one more loop. A scalar's finished value is an expression at row
- * depth, so what depends on it alone is computed once a row. Column values with a transcendental function that more than one
- * phase needs are kept in a local row. */
+ * Rows [outer, inner] have columns between them: element (o, j, i). Per row a list of phases runs,
+ * each one loop over the columns that accumulates a scalar; then the stores, in one more loop. A
+ * scalar's finished value is an expression at row depth, so what depends on it alone is computed
+ * once a row. Column values with a transcendental function that more than one phase needs are kept
+ * in a local row. */
 #include "codegen/loop_program.h"
 #include "codegen/lower_reduce.h"
 
@@ -18,9 +19,9 @@ typedef enum { PHASE_REDUCE, PHASE_MAX, PHASE_SUM_EXP, PHASE_STORE } PhaseKind;
 
 typedef struct Phase {
     PhaseKind kind;
-    Node *n;    /* the op it works for; NULL: the stores */
-    Op op;      /* how it accumulates */
-    Ex scalar;  /* its result: a leaf at row depth */
+    Node *n;   /* the op it works for; NULL: the stores */
+    Op op;     /* how it accumulates */
+    Ex scalar; /* its result: a leaf at row depth */
 } Phase;
 
 typedef struct Rows {
@@ -31,9 +32,9 @@ typedef struct Rows {
     Index at;       /* of the element being built */
     int nphases;
     Phase phase[MAX_PHASES];
-    int now;        /* phase being built */
-    int *local;     /* by value id: 1 + place in `kept`, 0: not kept */
-    VEC(int) kept;  /* local buffers; INT_MAX until stored */
+    int now;       /* phase being built */
+    int *local;    /* by value id: 1 + place in `kept`, 0: not kept */
+    VEC(int) kept; /* local buffers; INT_MAX until stored */
     VEC(Value *) kept_value;
     int64_t local_bytes;
 } Rows;
@@ -75,7 +76,8 @@ static Ex phase_scalar(const Rows *w, const Node *n, PhaseKind kind) {
     bug("no such phase of %s", op_info[n->op].name);
 }
 
-/* What exp is taken of is x - base: the maximum, or 0 for a row of only -inf where that may be asked for. */
+/* What exp is taken of is x - base: the maximum, or 0 for a row of only -inf where that may be
+ * asked for. */
 static Ex softmax_base(Rows *w, Node *n) {
     Kern *K = &w->K;
     Ex max = phase_scalar(w, n, PHASE_MAX);
@@ -101,7 +103,8 @@ static Ex stage_result(Rows *w, Value *v, const Index *at) {
     Node *n = v->def;
     LType t = value_ltype(v);
     if (n->op == OP_SOFTMAX) {
-        Ex sum = phase_scalar(w, n, PHASE_SUM_EXP), one = ex_f(K, t, 1), inv = ex_2(K, L_DIV, one, sum);
+        Ex sum = phase_scalar(w, n, PHASE_SUM_EXP), one = ex_f(K, t, 1),
+           inv = ex_2(K, L_DIV, one, sum);
         if (node_int(n, AT_MASKED, 0))
             inv = ex_select(K, ex_2(K, L_EQ, sum, ex_zero(K, t)), ex_zero(K, t), inv);
         return ex_mul(K, shifted_exp(w, n, at), inv);
@@ -114,19 +117,22 @@ static Ex stage_result(Rows *w, Value *v, const Index *at) {
         return phase_scalar(w, n, PHASE_REDUCE);
     Ex base = softmax_base(w, n), max = phase_scalar(w, n, PHASE_MAX);
     Ex infinite = ex_2(K, L_EQ, ex_1(K, L_ABS, max), ex_f(K, t, (double)INFINITY));
-    Ex lse = ex_select(K, infinite, max, ex_add(K, base, ex_1(K, L_LOG, phase_scalar(w, n, PHASE_SUM_EXP))));
+    Ex lse = ex_select(K, infinite, max,
+                       ex_add(K, base, ex_1(K, L_LOG, phase_scalar(w, n, PHASE_SUM_EXP))));
     if (v->index == 1)
         return lse;
     Index row = index_one(w->rows, w->row), pick = {0};
     Ex label = elem(K, n->in[1], &row);
     Ex ignored = ex_2(K, L_EQ, label, ex_i(K, node_int(n, AT_IGNORE_INDEX, -100)));
-    Ex safe = ex_check(K, ex_select(K, ignored, ex_i(K, 0), label), w->columns, "label out of range", false);
+    Ex safe = ex_check(K, ex_select(K, ignored, ex_i(K, 0), label), w->columns,
+                       "label out of range", false);
     index_push(&pick, w->rows, w->row);
     index_push(&pick, w->columns, safe);
     return ex_select(K, ignored, ex_zero(K, t), ex_2(K, L_SUB, lse, elem(K, n->in[0], &pick)));
 }
 
-/* The row an index stands at must be the row in hand: anything else was no member of this kernel. */
+/* The row an index stands at must be the row in hand: anything else was no member of this kernel.
+ */
 static void check_row(Rows *w, const Value *v, const Index *at) {
     int64_t sizes[3] = {w->outer, w->columns, w->inner};
     Ex d[3], mine[3];
@@ -213,7 +219,8 @@ static void keep(Rows *w, Value *v) {
     w->local[v->id] = w->kept.n;
 }
 
-/* Marks the phases (as bits) that would compute v; a stage's result ends the walk: its scalar is at hand. */
+/* Marks the phases (as bits) that would compute v; a stage's result ends the walk: its scalar is at
+ * hand. */
 static void reach(const Rows *w, uint64_t *phases, Value *v, uint64_t bit) {
     if (!v || w->K.L->member[v->def->id] != w->K.kernel_index + 1 || (phases[v->id] & bit))
         return;
@@ -265,7 +272,8 @@ static void place(Rows *w, bool column) {
     index_push(&w->at, w->inner, d[1]);
 }
 
-/* The local rows that phase `i` fills: values it computes that a later phase needs; the expressions to store. */
+/* The local rows that phase `i` fills: values it computes that a later phase needs; the expressions
+ * to store. */
 static int fills(Rows *w, int i, Value **value, Ex *e) {
     int n = 0;
     const Phase *p = &w->phase[i];
@@ -295,14 +303,15 @@ static void run_phase(Rows *w, int i) {
     place(w, true);
     Ex x = f->kind == PHASE_SUM_EXP ? shifted_exp(w, f->n, &w->at) : elem(K, f->n->in[0], &w->at);
     LType t = ex_node(K, x)->t;
-    int n = fills(w, i, value, sinks), acc = lp_var(p, t, ex_emit(K, reduce_identity(K, f->op, f->n->in[0]->dtype, t)));
+    int n = fills(w, i, value, sinks),
+        acc = lp_var(p, t, ex_emit(K, reduce_identity(K, f->op, f->n->in[0]->dtype, t)));
     int *buffer = xcalloc((size_t)n + 1, sizeof *buffer);
     for (int s = 0; s < n; s++)
         buffer[s] = lp_local(p, ex_node(K, sinks[s])->t, w->columns);
     sinks[n] = x;
     ex_hoist(K, sinks, n + 1);
-    kern_loop(K, f->op == OP_REDUCE_PROD || t == LT_BOOL ? LOOP_SEQ : LOOP_VECTOR, w->column, lp_const_i(p, 0),
-              lp_const_i(p, w->columns));
+    kern_loop(K, f->op == OP_REDUCE_PROD || t == LT_BOOL ? LOOP_SEQ : LOOP_VECTOR, w->column,
+              lp_const_i(p, 0), lp_const_i(p, w->columns));
     for (int s = 0; s < n; s++)
         lp_store(p, buffer[s], ex_emit(K, w->column), ex_emit(K, sinks[s]));
     LVal v = ex_emit(K, x);
@@ -338,7 +347,8 @@ static void run_stores(Rows *w) {
         for (int i = 0; i < all.n; i++)
             ex_emit(K, all.at[i]);
         for (int i = 0; i < columns.n; i++)
-            lp_store(p, columns.at[i].buffer, ex_emit(K, columns.at[i].index), ex_emit(K, columns.at[i].value));
+            lp_store(p, columns.at[i].buffer, ex_emit(K, columns.at[i].index),
+                     ex_emit(K, columns.at[i].value));
         kern_end(K);
     }
     place(w, false);
@@ -347,7 +357,8 @@ static void run_stores(Rows *w) {
         if (!is_column(w, w->k->roots.at[i]))
             sink_add(K, &scalars, w->k->roots.at[i], &row, elem(K, w->k->roots.at[i], &row));
     for (int i = 0; i < scalars.n; i++)
-        lp_store(p, scalars.at[i].buffer, ex_emit(K, scalars.at[i].index), ex_emit(K, scalars.at[i].value));
+        lp_store(p, scalars.at[i].buffer, ex_emit(K, scalars.at[i].index),
+                 ex_emit(K, scalars.at[i].value));
     vec_free(&columns);
     vec_free(&scalars);
     vec_free(&all);
@@ -368,7 +379,8 @@ void lower_rows(Lower *L, int kernel) {
     K->own_ctx = &w;
     list_phases(&w);
     choose_kept(&w);
-    int64_t per = w.columns && w.columns < TASK_ELEMENTS ? TASK_ELEMENTS / w.columns : 1, tasks = ceil_div(w.rows, per);
+    int64_t per = w.columns && w.columns < TASK_ELEMENTS ? TASK_ELEMENTS / w.columns : 1,
+            tasks = ceil_div(w.rows, per);
     LVal lo = lp_2(p, L_MUL, lp_task(p), lp_const_i(p, per));
     LVal hi = lp_2(p, L_MIN, lp_2(p, L_ADD, lo, lp_const_i(p, per)), lp_const_i(p, w.rows));
     w.row = ex_leaf(K, LT_I64, 1, 0, w.rows - 1);

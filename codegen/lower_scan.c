@@ -14,10 +14,12 @@ static Around around(const Node *n, int64_t absent) {
     const Value *x = n->in[0];
     int axis = (int)node_int(n, AT_AXIS, absent);
     axis += axis < 0 ? x->rank : 0;
-    return (Around){dims_product(x->dims, 0, axis), x->dims[axis], dims_product(x->dims, axis + 1, x->rank)};
+    return (Around){dims_product(x->dims, 0, axis), x->dims[axis],
+                    dims_product(x->dims, axis + 1, x->rank)};
 }
 
-/* One program with a loop over the lines along the axis; `line` is where element 0 of the line lies. */
+/* One program with a loop over the lines along the axis; `line` is where element 0 of the line
+ * lies. */
 typedef struct Lines {
     Kern K;
     Around a;
@@ -27,12 +29,14 @@ typedef struct Lines {
     LVal outer, inner;
 } Lines;
 
-static void lines_begin(Lines *l, Lower *L, int kernel, const Node *n, int64_t absent, int64_t work) {
+static void lines_begin(Lines *l, Lower *L, int kernel, const Node *n, int64_t absent,
+                        int64_t work) {
     *l = (Lines){.a = around(n, absent)};
     kern_begin(&l->K, L, kernel, PROGRAM_TASK, NULL);
     LoopProgram *p = l->K.p;
     l->x = kern_buffer(&l->K, n->in[0], false, &l->x_skip);
-    int64_t rows = l->a.outer * l->a.inner, per = work && work < TASK_ELEMENTS ? TASK_ELEMENTS / work : 1;
+    int64_t rows = l->a.outer * l->a.inner,
+            per = work && work < TASK_ELEMENTS ? TASK_ELEMENTS / work : 1;
     l->tasks = ceil_div(rows, per);
     LVal lo = lp_2(p, L_MUL, lp_task(p), lp_const_i(p, per));
     LVal hi = lp_2(p, L_MIN, lp_2(p, L_ADD, lo, lp_const_i(p, per)), lp_const_i(p, rows));
@@ -94,7 +98,8 @@ void lower_topk(Lower *L, int kernel, Node *n) {
     lines_begin(&l, L, kernel, n, -1, 4 * k * around(n, -1).size);
     LoopProgram *p = l.K.p;
     LType t = key_type(n);
-    int values = kern_buffer(&l.K, n->out[0], true, &skip_v), ids = kern_buffer(&l.K, n->out[1], true, &skip_i);
+    int values = kern_buffer(&l.K, n->out[0], true, &skip_v),
+        ids = kern_buffer(&l.K, n->out[1], true, &skip_i);
     LVal zero = lp_const_i(p, 0), size = lp_const_i(p, l.a.size), worst = extreme(p, t, false);
     int last_key = lp_var(p, t, extreme(p, t, true)), last = lp_var(p, LT_I64, lp_const_i(p, -1));
     LVal i = lp_loop(p, LOOP_SEQ, zero, lp_const_i(p, k));
@@ -114,8 +119,12 @@ void lower_topk(Lower *L, int kernel, Node *n) {
     LVal at = lp_2(p, L_MIN, lp_get(p, place), lp_const_i(p, l.a.size - 1));
     lp_set(p, last_key, found);
     lp_set(p, last, at);
-    LVal to = lp_2(p, L_ADD, lp_2(p, L_MUL, lp_2(p, L_ADD, lp_2(p, L_MUL, l.outer, lp_const_i(p, k)), i), lp_const_i(p, l.a.inner)), l.inner);
-    lp_store(p, values, lp_2(p, L_ADD, to, lp_const_i(p, skip_v)), lp_load(p, l.x, line_at(&l, at)));
+    LVal to = lp_2(p, L_ADD,
+                   lp_2(p, L_MUL, lp_2(p, L_ADD, lp_2(p, L_MUL, l.outer, lp_const_i(p, k)), i),
+                        lp_const_i(p, l.a.inner)),
+                   l.inner);
+    lp_store(p, values, lp_2(p, L_ADD, to, lp_const_i(p, skip_v)),
+             lp_load(p, l.x, line_at(&l, at)));
     lp_store(p, ids, lp_2(p, L_ADD, to, lp_const_i(p, skip_i)), at);
     lp_end(p);
     lines_end(&l);
@@ -159,7 +168,8 @@ void lower_cumsum(Lower *L, int kernel, Node *n) {
     LoopProgram *p = K.p;
     LType t = value_ltype(n->in[0]);
     int64_t tiles = ceil_div(a.inner, tile);
-    int x = kern_buffer(&K, n->in[0], false, &skip_x), y = kern_buffer(&K, n->out[0], true, &skip_y);
+    int x = kern_buffer(&K, n->in[0], false, &skip_x),
+        y = kern_buffer(&K, n->out[0], true, &skip_y);
     int acc = lp_local(p, t, tile);
     LVal zero = lp_const_i(p, 0), inner = lp_const_i(p, a.inner);
     LVal outer = lp_2(p, L_DIV, lp_task(p), lp_const_i(p, tiles));
@@ -170,7 +180,10 @@ void lower_cumsum(Lower *L, int kernel, Node *n) {
     lp_end(p);
     LVal i = lp_loop(p, LOOP_SEQ, zero, lp_const_i(p, a.size));
     LVal step = reverse ? lp_2(p, L_SUB, lp_const_i(p, a.size - 1), i) : i;
-    LVal line = lp_2(p, L_ADD, lp_2(p, L_MUL, lp_2(p, L_ADD, lp_2(p, L_MUL, outer, lp_const_i(p, a.size)), step), inner), lo);
+    LVal line = lp_2(
+        p, L_ADD,
+        lp_2(p, L_MUL, lp_2(p, L_ADD, lp_2(p, L_MUL, outer, lp_const_i(p, a.size)), step), inner),
+        lo);
     j = lp_loop(p, LOOP_VECTOR, zero, width);
     LVal at = lp_2(p, L_ADD, line, j), before = lp_load(p, acc, j);
     LVal sum = lp_2(p, L_ADD, before, lp_load(p, x, lp_2(p, L_ADD, at, lp_const_i(p, skip_x))));

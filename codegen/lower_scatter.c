@@ -1,5 +1,6 @@
-/* lower_scatter.c: ops that write where data say. Deterministic: what one destination receives is added in the order of the
- * sources by one task; tasks divide columns or outer places, which no index crosses. */
+/* lower_scatter.c: ops that write where data say. Deterministic: what one destination receives is
+ * added in the order of the sources by one task; tasks divide columns or outer places, which no
+ * index crosses. */
 #include "codegen/lower.h"
 #include "codegen/lower_reduce.h"
 
@@ -25,7 +26,8 @@ static void copy_body(Kern *K, const Index *at, Sinks *out, void *ctx) {
     sink_add(K, out, n->out[0], at, ex_load(K, b, ex_addc(K, index_linear(K, at), skip)));
 }
 
-/* The index as it should be; *ok tells whether it is in 0..bound-1 after counting from the end. A wrong one is reported. */
+/* The index as it should be; *ok tells whether it is in 0..bound-1 after counting from the end. A
+ * wrong one is reported. */
 static LVal checked(LoopProgram *p, LVal v, int64_t bound, LVal where, LVal *ok) {
     LVal zero = lp_const_i(p, 0), size = lp_const_i(p, bound);
     LVal at = lp_op(p, L_SELECT, lp_2(p, L_LT, v, zero), lp_2(p, L_ADD, v, size), v);
@@ -40,7 +42,8 @@ static LVal checked(LoopProgram *p, LVal v, int64_t bound, LVal where, LVal *ok)
 void lower_scatter_add(Lower *L, int kernel, Node *n) {
     const Value *u = n->in[0], *idx = n->in[1], *y = n->out[0];
     int axis = (int)node_int(n, AT_AXIS, 0);
-    int64_t outer = dims_product(y->dims, 0, axis), size = y->dims[axis], inner = dims_product(y->dims, axis + 1, y->rank);
+    int64_t outer = dims_product(y->dims, 0, axis), size = y->dims[axis],
+            inner = dims_product(y->dims, axis + 1, y->rank);
     int64_t places = value_count(idx), skip_u, skip_i, skip_y;
     map_run(L, kernel, "zero", y->rank, y->dims, zero_body, (void *)y);
     if (value_count(u) == 0 || value_count(y) == 0)
@@ -48,7 +51,8 @@ void lower_scatter_add(Lower *L, int kernel, Node *n) {
     Kern K;
     kern_begin(&K, L, kernel, PROGRAM_TASK, NULL);
     LoopProgram *p = K.p;
-    int bu = kern_buffer(&K, u, false, &skip_u), bi = kern_buffer(&K, idx, false, &skip_i), by = kern_buffer(&K, y, true, &skip_y);
+    int bu = kern_buffer(&K, u, false, &skip_u), bi = kern_buffer(&K, idx, false, &skip_i),
+        by = kern_buffer(&K, y, true, &skip_y);
     int64_t tile = inner > 2 * COLUMNS ? COLUMNS : inner, tiles = ceil_div(inner, tile);
     LVal zero = lp_const_i(p, 0), o = lp_2(p, L_DIV, lp_task(p), lp_const_i(p, tiles));
     LVal lo = lp_2(p, L_MUL, lp_2(p, L_REM, lp_task(p), lp_const_i(p, tiles)), lp_const_i(p, tile));
@@ -56,10 +60,13 @@ void lower_scatter_add(Lower *L, int kernel, Node *n) {
     LVal i = lp_loop(p, LOOP_SEQ, zero, lp_const_i(p, places));
     LVal at = checked(p, lp_load(p, bi, lp_2(p, L_ADD, i, lp_const_i(p, skip_i))), size, i, &ok);
     lp_if(p, ok);
-    LVal from = lp_2(p, L_ADD, lp_2(p, L_MUL, mul_add(p, o, places, i), lp_const_i(p, inner)), lp_const_i(p, skip_u));
-    LVal to = lp_2(p, L_ADD, lp_2(p, L_MUL, mul_add(p, o, size, at), lp_const_i(p, inner)), lp_const_i(p, skip_y));
+    LVal from = lp_2(p, L_ADD, lp_2(p, L_MUL, mul_add(p, o, places, i), lp_const_i(p, inner)),
+                     lp_const_i(p, skip_u));
+    LVal to = lp_2(p, L_ADD, lp_2(p, L_MUL, mul_add(p, o, size, at), lp_const_i(p, inner)),
+                   lp_const_i(p, skip_y));
     LVal j = lp_loop(p, LOOP_VECTOR, lo, hi), dst = lp_2(p, L_ADD, to, j);
-    lp_store(p, by, dst, lp_2(p, L_ADD, lp_load(p, by, dst), lp_load(p, bu, lp_2(p, L_ADD, from, j))));
+    lp_store(p, by, dst,
+             lp_2(p, L_ADD, lp_load(p, by, dst), lp_load(p, bu, lp_2(p, L_ADD, from, j))));
     lp_end(p);
     lp_end(p);
     lp_end(p);
@@ -137,7 +144,8 @@ static void scatter_elements(Lower *L, int kernel, Node *n) {
 static void scatter_nd(Lower *L, int kernel, Node *n) {
     const Value *x = n->in[0], *idx = n->in[1];
     int k = (int)idx->dims[idx->rank - 1];
-    int64_t places = dims_product(idx->dims, 0, idx->rank - 1), slice = dims_product(x->dims, k, x->rank);
+    int64_t places = dims_product(idx->dims, 0, idx->rank - 1),
+            slice = dims_product(x->dims, k, x->rank);
     int64_t tile = slice > 2 * COLUMNS ? COLUMNS : slice, tiles = ceil_div(slice, tile);
     Scatter s;
     scatter_begin(&s, L, kernel, n);
@@ -193,7 +201,8 @@ static Ex fold_element(Kern *K, const Index *at, void *ctx) {
     for (int i = 0; i < s; i++)
         index_push(&in, x->dims[2 + i], d[i]);
     for (int i = 0; i < s; i++) {
-        int64_t stride = ns ? strides[i] : 1, positions = x->dims[2 + s + i], pad = np ? pads[i] : 0;
+        int64_t stride = ns ? strides[i] : 1, positions = x->dims[2 + s + i],
+                pad = np ? pads[i] : 0;
         Ex shift = ex_mulc(K, d[i], nd ? dilations[i] : 1);
         Ex q = ex_2(K, L_SUB, ex_addc(K, d[s + 2 + i], pad), shift), position = q;
         inside = ex_2(K, L_AND, inside, ex_2(K, L_LE, ex_i(K, 0), q));
@@ -210,7 +219,12 @@ static Ex fold_element(Kern *K, const Index *at, void *ctx) {
 
 void lower_fold(Lower *L, int kernel, Node *n) {
     const Value *x = n->in[0], *y = n->out[0];
-    Reduction r = {.op = OP_REDUCE_SUM, .dtype = y->dtype, .result = y, .element = fold_element, .ctx = n, .whole = true};
+    Reduction r = {.op = OP_REDUCE_SUM,
+                   .dtype = y->dtype,
+                   .result = y,
+                   .element = fold_element,
+                   .ctx = n,
+                   .whole = true};
     if (value_count(x) == 0) {
         map_run(L, kernel, NULL, y->rank, y->dims, zero_body, (void *)y);
         return;

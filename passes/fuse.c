@@ -1,5 +1,5 @@
-/* fuse.c: groups ops into kernels (see fuse.h). This file holds what both ways share and the plain one, where every op but the
- * views is a kernel of its own; fuse_group.c holds the grouping. */
+/* fuse.c: groups ops into kernels (see fuse.h). This file holds what both ways share and the plain
+ * one, where every op but the views is a kernel of its own; fuse_group.c holds the grouping. */
 #include "passes/fuse_group.h"
 
 #include <stdlib.h>
@@ -117,7 +117,8 @@ static bool keeps_index(const Node *n, const Value *operand) {
     return (op_info[n->op].flags & OPF_ELEM) && same_dims(n->out[0], operand);
 }
 
-/* The nodes are in graph order; walked backwards, "read at another index" spreads from results to operands. */
+/* The nodes are in graph order; walked backwards, "read at another index" spreads from results to
+ * operands. */
 void fuse_finish_kernel(KernelPlan *p, Kernel *k, const int *member, int mark) {
     int n = k->nodes.n;
     bool same_kind = k->kind == KERNEL_MAP || k->main->op == OP_ADAMW || k->main->op == OP_SGD;
@@ -139,10 +140,12 @@ void fuse_finish_kernel(KernelPlan *p, Kernel *k, const int *member, int mark) {
                         moved[j] = true;
                 continue;
             }
-            if (fuse_is_literal(v) && (fuse_has_rule(node) || k->kind == KERNEL_ROWS || k->kind == KERNEL_REDUCE))
+            if (fuse_is_literal(v) &&
+                (fuse_has_rule(node) || k->kind == KERNEL_ROWS || k->kind == KERNEL_REDUCE))
                 continue;
             if (!p->storage[v->id])
-                bug("%%%d (%s) is read by %s but not stored", v->id, op_info[v->def->op].name, op_info[node->op].name);
+                bug("%%%d (%s) is read by %s but not stored", v->id, op_info[v->def->op].name,
+                    op_info[node->op].name);
             add_once(&k->operands, v);
             if (!same)
                 add_once(&bad, p->storage[v->id]);
@@ -191,8 +194,8 @@ static int64_t bytes_of(const Value *v) {
     return value_count(v) * dtype_bytes(v->dtype);
 }
 
-/* Worth running as soon as it can: optimizers (a gradient then dies at once), and kernels that leave little of what they read
- * (bias gradients, norms, captures: their operands die sooner). */
+/* Worth running as soon as it can: optimizers (a gradient then dies at once), and kernels that
+ * leave little of what they read (bias gradients, norms, captures: their operands die sooner). */
 static bool is_eager(const Kernel *k) {
     if (k->main->op == OP_ADAMW || k->main->op == OP_SGD)
         return true;
@@ -227,12 +230,15 @@ static void reorder(KernelPlan *p, const bool *eager, const int *slot) {
     free(next);
 }
 
-/* Differentiation and the optimizer leave them far behind what they read. An eager kernel goes behind the last kernel that
- * makes one of its operands and, if it updates a parameter, behind the last other reader of the parameter. */
+/* Differentiation and the optimizer leave them far behind what they read. An eager kernel goes
+ * behind the last kernel that makes one of its operands and, if it updates a parameter, behind the
+ * last other reader of the parameter. */
 void fuse_hoist(const Graph *g, KernelPlan *p) {
     int n = p->kernels.n;
-    int *ready = xcalloc((size_t)g->next_value + 1, sizeof *ready); /* by storage id: 1 + the kernel that makes it */
-    int *readers = xcalloc((size_t)g->next_value + 1, sizeof *readers); /* by param id: 1 + its last reader but optimizers */
+    int *ready = xcalloc((size_t)g->next_value + 1,
+                         sizeof *ready); /* by storage id: 1 + the kernel that makes it */
+    int *readers = xcalloc((size_t)g->next_value + 1,
+                           sizeof *readers); /* by param id: 1 + its last reader but optimizers */
     int *slot = xcalloc((size_t)n + 1, sizeof *slot);
     bool *eager = xcalloc((size_t)n + 1, sizeof *eager);
     for (int i = 0; i < n; i++) {
@@ -241,7 +247,8 @@ void fuse_hoist(const Graph *g, KernelPlan *p) {
         eager[i] = is_eager(k);
         slot[i] = eager[i] ? 0 : i + 1;
         for (int o = 0; o < k->operands.n && eager[i]; o++) {
-            int id = p->storage[k->operands.at[o]->id]->id, at = optimizer && readers[id] > ready[id] ? readers[id] : ready[id];
+            int id = p->storage[k->operands.at[o]->id]->id,
+                at = optimizer && readers[id] > ready[id] ? readers[id] : ready[id];
             slot[i] = at > slot[i] ? at : slot[i];
         }
         for (int o = 0; o < k->operands.n && !optimizer; o++) {

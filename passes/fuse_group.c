@@ -1,12 +1,12 @@
 /* fuse_group.c: grouping of ops into kernels.
  *
- * First fuse_inline decides which values live only inside kernels. Every other node is the seed of a group; in graph order a
- * seed joins the group of one of its producers where the group's kind can hold it:
- *   ROWS  a row reduction's results feed elementwise work, and further reductions, on the same rows
- *   GEMM  elementwise work on a product's result, element by element: its epilogue
- *   MAP   elementwise work over the same elements
- * and an elementwise producer may join a row reduction that reads it. A join must not make two groups wait for each other:
- * no path may leave the group and come back. In the end groups are put in an order that respects all reads. */
+ * First fuse_inline decides which values live only inside kernels. Every other node is the seed of
+ * a group; in graph order a seed joins the group of one of its producers where the group's kind can
+ * hold it: ROWS  a row reduction's results feed elementwise work, and further reductions, on the
+ * same rows GEMM  elementwise work on a product's result, element by element: its epilogue MAP
+ * elementwise work over the same elements and an elementwise producer may join a row reduction that
+ * reads it. A join must not make two groups wait for each other: no path may leave the group and
+ * come back. In the end groups are put in an order that respects all reads. */
 #include "passes/fuse_group.h"
 
 #include <stdlib.h>
@@ -78,7 +78,8 @@ static int group_of(const Grouping *t, const Value *v) {
 
 /* ---- paths ---- */
 
-/* Whether what `from` reads depends on group g, without passing through g first. Answers yes when it gets too far. */
+/* Whether what `from` reads depends on group g, without passing through g first. Answers yes when
+ * it gets too far. */
 static bool search(Grouping *t, const Value *from, int g, int first, int *budget) {
     Node *n = is_inner(t, from) ? from->def : maker(t, from);
     if (is_leaf(n) || t->stamp[n->id] == t->now)
@@ -195,7 +196,8 @@ static bool row_node(const Node *n, const bool *bound, int64_t rows, int64_t col
     const Value *r = n->out[0];
     int64_t my_rows, my_columns;
     if (is_row_stage(n, &my_rows, &my_columns))
-        return my_rows == rows && my_columns == columns && row_shape(n->in[0], rows, columns) == SHAPE_COLUMN &&
+        return my_rows == rows && my_columns == columns &&
+               row_shape(n->in[0], rows, columns) == SHAPE_COLUMN &&
                (n->op != OP_XENT || !bound[n->in[1]->id]);
     RowShape shape = row_shape(r, rows, columns);
     if (shape == SHAPE_OTHER)
@@ -211,7 +213,8 @@ static bool row_node(const Node *n, const bool *bound, int64_t rows, int64_t col
         if (!bound[v->id])
             continue;
         RowShape s = row_shape(v, rows, columns);
-        if (s == SHAPE_OTHER || (s == SHAPE_ROW && shape == SHAPE_COLUMN && !row_broadcast(v, r, rows, columns)))
+        if (s == SHAPE_OTHER ||
+            (s == SHAPE_ROW && shape == SHAPE_COLUMN && !row_broadcast(v, r, rows, columns)))
             return false;
     }
     return true;
@@ -219,7 +222,8 @@ static bool row_node(const Node *n, const bool *bound, int64_t rows, int64_t col
 
 /* Node n of an expression reads group results `bound` element by element. */
 static bool same_node(const Node *n, const bool *bound, int64_t count) {
-    if (value_count(n->out[0]) != count || (n->op != OP_RESHAPE && !(op_info[n->op].flags & OPF_ELEM)))
+    if (value_count(n->out[0]) != count ||
+        (n->op != OP_RESHAPE && !(op_info[n->op].flags & OPF_ELEM)))
         return false;
     for (int i = 0; i < n->nin; i++)
         if (bound[n->in[i]->id] && value_count(n->in[i]) != count)
@@ -227,7 +231,8 @@ static bool same_node(const Node *n, const bool *bound, int64_t count) {
     return true;
 }
 
-/* All of the seed's expression that depends on group g's results fits the group's way of walking elements. */
+/* All of the seed's expression that depends on group g's results fits the group's way of walking
+ * elements. */
 static bool fits(Grouping *t, int g, const Nodes *nodes) {
     const Group *k = &t->groups.at[g];
     bool *bound = xcalloc((size_t)t->g->next_value + 1, sizeof *bound), ok = true, any = false;
@@ -250,20 +255,26 @@ static bool fits(Grouping *t, int g, const Nodes *nodes) {
         any = true;
         for (int o = 0; o < n->nout; o++)
             bound[n->out[o]->id] = true;
-        ok &= k->kind == KERNEL_ROWS ? row_node(n, bound, k->rows, k->columns) : same_node(n, bound, k->rows);
+        ok &= k->kind == KERNEL_ROWS ? row_node(n, bound, k->rows, k->columns)
+                                     : same_node(n, bound, k->rows);
     }
     free(bound);
     const Value *r = nodes->at[nodes->n - 1]->out[0];
     if (k->kind == KERNEL_ROWS)
         return ok && any &&
-               (is_row_stage(nodes->at[nodes->n - 1], &(int64_t){0}, &(int64_t){0}) || row_shape(r, k->rows, k->columns) != SHAPE_OTHER);
+               (is_row_stage(nodes->at[nodes->n - 1], &(int64_t){0}, &(int64_t){0}) ||
+                row_shape(r, k->rows, k->columns) != SHAPE_OTHER);
     return ok && value_count(r) == k->rows;
 }
 
 /* ---- joining ---- */
 
 static int new_group(Grouping *t, KernelKind kind, Node *seed, int nodes) {
-    Group k = {.kind = kind, .main = seed, .first = t->order[seed->id], .last = t->order[seed->id], .nodes = nodes};
+    Group k = {.kind = kind,
+               .main = seed,
+               .first = t->order[seed->id],
+               .last = t->order[seed->id],
+               .nodes = nodes};
     k.rows = value_count(seed->out[0]);
     if (kind == KERNEL_ROWS) {
         k.stages = 1;
@@ -289,7 +300,8 @@ static bool is_strided(const Value *v, void *ctx) {
     return !is_inner(t, v);
 }
 
-/* The product goes to the runtime's matrix multiply (codegen/lower_gemm.c), which calls epilogues. */
+/* The product goes to the runtime's matrix multiply (codegen/lower_gemm.c), which calls epilogues.
+ */
 static bool has_epilogue(Grouping *t, const Node *n) {
     MatrixView w;
     if (n->in[0]->dtype != DT_F32 || value_count(n->out[0]) == 0)
@@ -299,7 +311,8 @@ static bool has_epilogue(Grouping *t, const Node *n) {
     if (n->op != OP_MATMUL || n->out[0]->rank > 5)
         return false;
     for (int i = 0; i < 2; i++)
-        if (n->in[i]->rank < 2 || !matrix_view(n->in[i], is_strided, t, &w) || (w.row != 1 && w.col != 1))
+        if (n->in[i]->rank < 2 || !matrix_view(n->in[i], is_strided, t, &w) ||
+            (w.row != 1 && w.col != 1))
             return false;
     return n->out[0]->rank >= 2;
 }
@@ -309,7 +322,8 @@ static bool can_take(Grouping *t, int g, const Node *seed) {
     bool map = fuse_kind(seed) == KERNEL_MAP && seed->op != OP_CONCAT && seed->op != OP_NONZERO;
     switch (k->kind) {
     case KERNEL_ROWS:
-        return (map || is_row_stage(seed, &(int64_t){0}, &(int64_t){0})) && k->stages < MAX_STAGES && k->seeds.n < 2 * MAX_ROOTS;
+        return (map || is_row_stage(seed, &(int64_t){0}, &(int64_t){0})) &&
+               k->stages < MAX_STAGES && k->seeds.n < 2 * MAX_ROOTS;
     case KERNEL_GEMM:
         return map && has_epilogue(t, k->main) && k->seeds.n < MAX_ROOTS;
     case KERNEL_MAP:
@@ -327,9 +341,11 @@ static int join_producer(Grouping *t, Node *seed, const Nodes *nodes) {
         for (int o = 0; o < n->nin; o++) {
             const Value *v = n->in[o];
             int g = v && !is_inner(t, v) ? group_of(t, v) : -1;
-            if (g < 0 || (best >= 0 && t->groups.at[g].last <= t->groups.at[best].last) || g == best)
+            if (g < 0 || (best >= 0 && t->groups.at[g].last <= t->groups.at[best].last) ||
+                g == best)
                 continue;
-            if (t->groups.at[g].dead || !can_take(t, g, seed) || t->groups.at[g].nodes + nodes->n > MAX_NODES)
+            if (t->groups.at[g].dead || !can_take(t, g, seed) ||
+                t->groups.at[g].nodes + nodes->n > MAX_NODES)
                 continue;
             if (fits(t, g, nodes) && convex(t, g, nodes))
                 best = g;
@@ -364,26 +380,32 @@ static int join_sibling(Grouping *t, Node *seed, const Nodes *nodes) {
     int64_t count = value_count(seed->out[0]);
     if (fuse_kind(seed) != KERNEL_MAP || seed->op == OP_CONCAT)
         return -1;
-    for (int g = t->groups.n - 1; g >= 0 && t->order[seed->id] - t->groups.at[g].first < NEAR; g--) {
+    for (int g = t->groups.n - 1; g >= 0 && t->order[seed->id] - t->groups.at[g].first < NEAR;
+         g--) {
         const Group *k = &t->groups.at[g];
-        if (k->dead || k->kind != KERNEL_MAP || k->rows != count || !can_take(t, g, seed) || !same_dims(k->main->out[0], seed->out[0]))
+        if (k->dead || k->kind != KERNEL_MAP || k->rows != count || !can_take(t, g, seed) ||
+            !same_dims(k->main->out[0], seed->out[0]))
             continue;
-        if (k->nodes + nodes->n <= MAX_NODES && shares_operand(t, k, nodes, count) && fits(t, g, nodes) && convex(t, g, nodes))
+        if (k->nodes + nodes->n <= MAX_NODES && shares_operand(t, k, nodes, count) &&
+            fits(t, g, nodes) && convex(t, g, nodes))
             return g;
     }
     return -1;
 }
 
-/* Elementwise groups whose results a new row reduction reads become part of it: residual and norm are one pass. */
+/* Elementwise groups whose results a new row reduction reads become part of it: residual and norm
+ * are one pass. */
 static void pull_producers(Grouping *t, int g, const Nodes *nodes) {
     for (int i = 0; i < nodes->n; i++) {
         for (int o = 0; o < nodes->at[i]->nin; o++) {
             const Value *v = nodes->at[i]->in[o];
             int h = v && !is_inner(t, v) ? group_of(t, v) : -1;
-            if (h < 0 || h == g || t->groups.at[h].kind != KERNEL_MAP || t->groups.at[h].main->op == OP_CONCAT)
+            if (h < 0 || h == g || t->groups.at[h].kind != KERNEL_MAP ||
+                t->groups.at[h].main->op == OP_CONCAT)
                 continue;
             Group *k = &t->groups.at[g], *m = &t->groups.at[h];
-            if (m->seeds.n > 2 || m->nodes > 12 || column_axes(m->main->out[0], k->rows, k->columns) == 0)
+            if (m->seeds.n > 2 || m->nodes > 12 ||
+                column_axes(m->main->out[0], k->rows, k->columns) == 0)
                 continue;
             /* seen from the producer, the reduction is what joins */
             KernelKind was = m->kind;
@@ -406,7 +428,8 @@ static void pull_producers(Grouping *t, int g, const Nodes *nodes) {
 static KernelKind seed_kind(const Node *n) {
     int64_t rows, columns;
     KernelKind kind = fuse_kind(n);
-    if (kind == KERNEL_REDUCE && is_row_stage(n, &rows, &columns) && columns >= 8 && columns <= 16384 && rows >= 16)
+    if (kind == KERNEL_REDUCE && is_row_stage(n, &rows, &columns) && columns >= 8 &&
+        columns <= 16384 && rows >= 16)
         return KERNEL_ROWS;
     return kind;
 }
@@ -458,7 +481,8 @@ static bool read_outside(Grouping *t, const Value *v, int g) {
         return true;
     for (int i = 0; i < v->uses.n; i++) {
         const Node *c = v->uses.at[i].node;
-        bool view = c->nout == 1 && fuse_is_view(c, &offset), inner = c->nout == 1 && is_inner(t, c->out[0]);
+        bool view = c->nout == 1 && fuse_is_view(c, &offset),
+             inner = c->nout == 1 && is_inner(t, c->out[0]);
         if (view || inner ? read_outside(t, c->out[0], g) : t->of[c->id] != g + 1)
             return true;
     }
@@ -509,8 +533,8 @@ static void fill_kernel(Grouping *t, int g, Node *const *by_place, int *member) 
 static void settle_views(Grouping *t) {
     int64_t offset;
     FOR_NODES(n, t->g)
-        if (!is_leaf(n) && fuse_is_view(n, &offset))
-            t->p->storage[n->out[0]->id] = t->p->storage[n->in[0]->id];
+    if (!is_leaf(n) && fuse_is_view(n, &offset))
+        t->p->storage[n->out[0]->id] = t->p->storage[n->in[0]->id];
 }
 
 static bool visit(Grouping *t, int g, char *state, Ints *out) {
@@ -543,7 +567,8 @@ static bool arrange(Grouping *t, Ints *order) {
     int *by_last = xcalloc((size_t)t->g->next_node + 1, sizeof *by_last), place = 0;
     bool ok = true;
     FOR_NODES(n, t->g)
-        by_last[place++] = t->of[n->id] && t->groups.at[t->of[n->id] - 1].last == t->order[n->id] ? t->of[n->id] : 0;
+    by_last[place++] =
+        t->of[n->id] && t->groups.at[t->of[n->id] - 1].last == t->order[n->id] ? t->of[n->id] : 0;
     for (int i = 0; i < place && ok; i++)
         if (by_last[i])
             ok = visit(t, by_last[i] - 1, state, order);
@@ -556,7 +581,7 @@ static void emit_groups(Grouping *t, const int *order, int n) {
     Node **by_place = xcalloc((size_t)t->g->next_node + 1, sizeof(Node *));
     int *member = xcalloc((size_t)t->g->next_node + 1, sizeof *member);
     FOR_NODES(node, t->g)
-        by_place[t->order[node->id]] = node;
+    by_place[t->order[node->id]] = node;
     give_storage(t);
     for (int i = 0; i < n; i++)
         fill_kernel(t, order[i], by_place, member);
@@ -573,11 +598,15 @@ static void emit_groups(Grouping *t, const int *order, int n) {
 
 bool fuse_groups(Graph *g, KernelPlan *p) {
     size_t nv = (size_t)g->next_value + 1, nn = (size_t)g->next_node + 1;
-    Grouping t = {.g = g, .p = p, .inlined = xcalloc(nv, 1), .order = xcalloc(nn, sizeof(int)), .of = xcalloc(nn, sizeof(int)),
+    Grouping t = {.g = g,
+                  .p = p,
+                  .inlined = xcalloc(nv, 1),
+                  .order = xcalloc(nn, sizeof(int)),
+                  .of = xcalloc(nn, sizeof(int)),
                   .stamp = xcalloc(nn, sizeof(int))};
     int place = 0;
     FOR_NODES(n, g)
-        t.order[n->id] = place++;
+    t.order[n->id] = place++;
     fuse_inline(g, t.inlined);
     group_seeds(&t);
     Ints order = {0};

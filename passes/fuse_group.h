@@ -15,14 +15,15 @@ bool fuse_is_view(const Node *n, int64_t *offset);
 /* v is written as a literal wherever it is used. */
 bool fuse_is_literal(const Value *v);
 Kernel *fuse_add_kernel(KernelPlan *p, KernelKind kind, Node *main);
-/* Fills in operands and same_index of a kernel whose nodes and roots are set. `member` by node id holds `mark` for its nodes. */
+/* Fills in operands and same_index of a kernel whose nodes and roots are set. `member` by node id
+ * holds `mark` for its nodes. */
 void fuse_finish_kernel(KernelPlan *p, Kernel *k, const int *member, int mark);
 /* Moves kernels that free memory to the earliest place the order of reads and writes allows. */
 void fuse_hoist(const Graph *g, KernelPlan *p);
 /* Which values live only inside kernels (fuse_inline.c), by value id. */
 void fuse_inline(Graph *g, bool *inlined);
-/* Greedy grouping (fuse_group.c): fills kernels and storage of an empty plan. False, with the plan still empty, if the groups
- * cannot be put in an order. */
+/* Greedy grouping (fuse_group.c): fills kernels and storage of an empty plan. False, with the plan
+ * still empty, if the groups cannot be put in an order. */
 bool fuse_groups(Graph *g, KernelPlan *p);
 
 #endif

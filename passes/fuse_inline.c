@@ -1,10 +1,12 @@
 /* fuse_inline.c: which values live only inside kernels.
  *
- * Walked from the results backwards. A value is inlined when every reader can take an expression instead of memory and the
- * work is not done twice: all readers end up in one kernel that reads each element about once, or the value is trivial (a view,
- * a cast, a comparison, a product with a literal: at most one load), or it is an activation: a few operations on one value that
- * stays in memory at least as long anyway (the backward pass then computes sigmoid(g) again instead of keeping it). Matrix products read their operands through transposes,
- * slices and expands by strides. */
+ * Walked from the results backwards. A value is inlined when every reader can take an expression
+ * instead of memory and the work is not done twice: all readers end up in one kernel that reads
+ * each element about once, or the value is trivial (a view, a cast, a comparison, a product with a
+ * literal: at most one load), or it is an activation: a few operations on one value that stays in
+ * memory at least as long anyway (the backward pass then computes sigmoid(g) again instead of
+ * keeping it). Matrix products read their operands through transposes, slices and expands by
+ * strides. */
 #include "passes/fuse_group.h"
 
 #include <stdlib.h>
@@ -17,15 +19,15 @@ static bool is_view_op(const Node *n) {
 
 typedef struct Inline {
     Graph *g;
-    bool *inlined;   /* by value id */
-    bool *store;     /* by value id: somebody needs it in memory */
-    bool *trivial;   /* by value id */
-    bool *absorbed;  /* by value id: its matmul readers reach through it */
+    bool *inlined;      /* by value id */
+    bool *store;        /* by value id: somebody needs it in memory */
+    bool *trivial;      /* by value id */
+    bool *absorbed;     /* by value id: its matmul readers reach through it */
     const Value **base; /* by value id: the one value it is computed of, if it is an activation */
-    int *ops;        /* by value id: operations from there */
-    int *until;      /* by value id: order of its last reader */
-    int *home;       /* by value id: 1 + node id of the only kernel it is computed in, MANY */
-    int *members;    /* by node id of a kernel: values inlined so far */
+    int *ops;           /* by value id: operations from there */
+    int *until;         /* by value id: order of its last reader */
+    int *home;          /* by value id: 1 + node id of the only kernel it is computed in, MANY */
+    int *members;       /* by node id of a kernel: values inlined so far */
 } Inline;
 
 /* ---- trivial values ---- */
@@ -76,7 +78,7 @@ static bool is_trivial(const Inline *t, const Node *n) {
 
 /* ---- activations ---- */
 
-enum { MAX_OPS = 8, MAX_READERS = 4 };
+enum { MAX_OPS = 8, MAX_READERS = 8, SLACK = 32 };
 
 /* Sets base and ops of n's result if all it reads (but literals) comes from one value. */
 static void find_base(Inline *t, const Node *n) {
@@ -101,10 +103,11 @@ static void find_base(Inline *t, const Node *n) {
     t->ops[v->id] = ops;
 }
 
-/* v costs little to compute again, and what it takes is there: its base has a reader no earlier than v's last. */
+/* v costs little to compute again, and what it takes is there: its base has a reader not much
+ * earlier than v's last. */
 static bool is_activation(const Inline *t, const Value *v) {
     const Value *b = t->base[v->id];
-    return b && v->uses.n <= MAX_READERS && t->until[b->id] >= t->until[v->id];
+    return b && v->uses.n <= MAX_READERS && t->until[b->id] + SLACK >= t->until[v->id];
 }
 
 /* ---- matrix operands ---- */
@@ -113,7 +116,8 @@ static bool is_base(const Value *v, void *ctx) {
     return !is_view_op(v->def);
 }
 
-/* Marks the views of a matmul operand that strides can express; what they are views of must be in memory. */
+/* Marks the views of a matmul operand that strides can express; what they are views of must be in
+ * memory. */
 static void absorb(Inline *t, Value *v) {
     MatrixView w;
     if (v->rank < 2 || v->dtype != DT_F32 || value_count(v) == 0 || !matrix_view(v, is_base, t, &w))
@@ -175,8 +179,8 @@ static bool reads_once(const Node *c, const Value *v) {
 }
 
 static bool moves_index(const Node *c) {
-    return c->op == OP_SLICE || c->op == OP_CONCAT || c->op == OP_PAD || c->op == OP_TRANSPOSE || c->op == OP_GATHER ||
-           c->op == OP_UNFOLD;
+    return c->op == OP_SLICE || c->op == OP_CONCAT || c->op == OP_PAD || c->op == OP_TRANSPOSE ||
+           c->op == OP_GATHER || c->op == OP_UNFOLD;
 }
 
 /* c can take v's elements as expressions. */
@@ -189,7 +193,8 @@ static bool accepts(const Inline *t, const Node *c, const Value *v) {
         return t->absorbed[v->id];
     if (c->op == OP_GROUPED_MATMUL)
         return c->in[0] == v && gathered_rows(v);
-    if (v->def->op == OP_CONCAT) /* pieces are told apart where the index is known: on the same axes */
+    if (v->def->op ==
+        OP_CONCAT) /* pieces are told apart where the index is known: on the same axes */
         return v->def->nin <= 3 && (op_info[c->op].flags & OPF_ELEM) && same_dims(c->out[0], v) &&
                node_int(v->def, AT_AXIS, 0) == v->rank - 1;
     return fuse_has_rule(c);
@@ -197,7 +202,8 @@ static bool accepts(const Inline *t, const Node *c, const Value *v) {
 
 static bool inlinable(const Inline *t, const Node *n) {
     const Value *v = n->out[0];
-    if (!fuse_has_rule(n) || n->op == OP_NONZERO || t->store[v->id] || value_is_output(v) || v->uses.n == 0)
+    if (!fuse_has_rule(n) || n->op == OP_NONZERO || t->store[v->id] || value_is_output(v) ||
+        v->uses.n == 0)
         return false;
     bool moved = false;
     int64_t offset;
@@ -208,7 +214,8 @@ static bool inlinable(const Inline *t, const Node *n) {
         if (!t->trivial[v->id] && !reads_once(c, v))
             return false;
         moved |= moves_index(c);
-        /* indices of gathers are read before anything else; keep computed ones in memory unless trivial */
+        /* indices of gathers are read before anything else; keep computed ones in memory unless
+         * trivial */
         if (c->op == OP_COMBINE && v->uses.at[i].operand != 0 && !t->trivial[v->id])
             return false;
     }
@@ -232,7 +239,8 @@ static int common_home(const Inline *t, const Value *v) {
 
 void fuse_inline(Graph *g, bool *inlined) {
     size_t nv = (size_t)g->next_value + 1, nn = (size_t)g->next_node + 1;
-    Inline t = {g, inlined, xcalloc(nv, 1), xcalloc(nv, 1), xcalloc(nv, 1), NULL, NULL, NULL, xcalloc(nv, sizeof(int)), xcalloc(nn, sizeof(int))};
+    Inline t = {g,    inlined, xcalloc(nv, 1), xcalloc(nv, 1),           xcalloc(nv, 1),
+                NULL, NULL,    NULL,           xcalloc(nv, sizeof(int)), xcalloc(nn, sizeof(int))};
     t.base = xcalloc(nv, sizeof *t.base);
     t.ops = xcalloc(nv, sizeof *t.ops);
     t.until = xcalloc(nv, sizeof *t.until);
@@ -253,6 +261,10 @@ void fuse_inline(Graph *g, bool *inlined) {
             t.store[n->in[0]->def->in[1]->id] = true;
         }
     }
+    for (Node *n = g->last; n; n = n->prev) /* who reads a part reads the whole */
+        if ((n->op == OP_SLICE || n->op == OP_RESHAPE) &&
+            t.until[n->out[0]->id] > t.until[n->in[0]->id])
+            t.until[n->in[0]->id] = t.until[n->out[0]->id];
     for (Node *n = g->last; n; n = n->prev) {
         if (n->nout != 1 || !inlinable(&t, n))
             continue;

@@ -1,4 +1,5 @@
-/* fuse_view.c: a matrix operand seen through the ops that only rearrange it: element strides into what is stored. */
+/* fuse_view.c: a matrix operand seen through the ops that only rearrange it: element strides into
+ * what is stored. */
 #include "passes/fuse.h"
 
 #include <string.h>
@@ -10,7 +11,8 @@ typedef struct Strides {
 
 typedef bool Stored(const Value *, void *);
 
-/* Strides of dims `to` over the same elements as `from` with strides `s`; false if they are not regular. */
+/* Strides of dims `to` over the same elements as `from` with strides `s`; false if they are not
+ * regular. */
 static bool reshape_strides(const Value *from, const int64_t *s, const Value *to, int64_t *out) {
     int i = from->rank - 1, j = to->rank - 1;
     while (i >= 0 || j >= 0) {
@@ -90,7 +92,8 @@ static bool strides_of(const Value *v, Stored *stored, void *ctx, Strides *out) 
     return true;
 }
 
-bool matrix_view(const Value *v, bool (*stored)(const Value *, void *), void *ctx, MatrixView *out) {
+bool matrix_view(const Value *v, bool (*stored)(const Value *, void *), void *ctx,
+                 MatrixView *out) {
     Strides s = {0};
     if (!strides_of(v, stored, ctx, &s))
         return false;

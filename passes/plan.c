@@ -1,9 +1,11 @@
 /* plan.c: the memory plan: where every stored value lies in the one arena of a step.
  *
- * Persistent values (inputs, params, constants) come first, one after another. The rest live from the kernel that stores them
- * to the last one that reads them (outputs to the end); offsets are given in execution order, best fit into what has been
- * freed. A result may take the buffer of an operand that dies at its kernel where the kernel reads it at the stored index
- * only. The value a param is updated with is computed in the param's buffer where nobody needs the old value any more. */
+ * Persistent values (inputs, params, constants) come first, one after another. The rest live from
+ * the kernel that stores them to the last one that reads them (outputs to the end); offsets are
+ * given in execution order, best fit into what has been freed. A result may take the buffer of an
+ * operand that dies at its kernel where the kernel reads it at the stored index only. The value a
+ * param is updated with is computed in the param's buffer where nobody needs the old value any
+ * more. */
 #include "passes/fuse.h"
 
 #include <stdlib.h>
@@ -31,7 +33,8 @@ static int64_t value_bytes(const Value *v) {
 static int64_t space_take(Space *s, int64_t bytes) {
     int best = -1;
     for (int i = 0; i < s->gaps.n; i++)
-        if (s->gaps.at[i].bytes >= bytes && (best < 0 || s->gaps.at[i].bytes < s->gaps.at[best].bytes))
+        if (s->gaps.at[i].bytes >= bytes &&
+            (best < 0 || s->gaps.at[i].bytes < s->gaps.at[best].bytes))
             best = i;
     if (best >= 0) {
         Gap *g = &s->gaps.at[best];
@@ -74,8 +77,9 @@ typedef struct Plan {
     const Graph *g;
     const KernelPlan *k;
     MemoryPlan *m;
-    int *last;      /* by storage id: last kernel that reads it; number of kernels: it outlives the step; -1: nobody */
-    int *made;      /* by storage id: the kernel that stores it; -1 */
+    int *last; /* by storage id: last kernel that reads it; number of kernels: it outlives the step;
+                  -1: nobody */
+    int *made; /* by storage id: the kernel that stores it; -1 */
     Value **shares; /* by storage id: the value whose buffer it took over; its own when freed */
 } Plan;
 
@@ -125,14 +129,18 @@ static bool same_index(const Kernel *k, const Plan *p, const Value *storage) {
 /* Decides which updates are computed in place: the new value then lives at the param's offset. */
 static void place_updates(Plan *p) {
     const Graph *g = p->g;
-    bool *kept = xcalloc((size_t)g->next_value + 1, sizeof *kept); /* its old value is asked for after the step's kernels */
+    bool *kept = xcalloc((size_t)g->next_value + 1,
+                         sizeof *kept); /* its old value is asked for after the step's kernels */
     for (int i = 0; i < g->outputs.n; i++)
         kept[p->k->storage[g->outputs.at[i].value->id]->id] = true;
     for (int i = 0; i < g->updates.n; i++)
-        kept[p->k->storage[g->updates.at[i].value->id]->id] |= is_leaf(p->k->storage[g->updates.at[i].value->id]);
+        kept[p->k->storage[g->updates.at[i].value->id]->id] |=
+            is_leaf(p->k->storage[g->updates.at[i].value->id]);
     for (int i = 0; i < g->updates.n; i++) {
-        const Value *v = g->updates.at[i].value, *param = g->updates.at[i].param, *s = p->k->storage[v->id];
-        if (is_leaf(s) || value_bytes(s) != value_bytes(v) || p->m->offset[s->id] >= 0 || kept[param->id])
+        const Value *v = g->updates.at[i].value, *param = g->updates.at[i].param,
+                    *s = p->k->storage[v->id];
+        if (is_leaf(s) || value_bytes(s) != value_bytes(v) || p->m->offset[s->id] >= 0 ||
+            kept[param->id])
             continue;
         int made = p->made[s->id], read = p->last[param->id];
         if (read > made || (read == made && !same_index(&p->k->kernels.at[made], p, param)))
@@ -148,8 +156,9 @@ static Value *dying(const Plan *p, int i, const Value *v) {
     const Kernel *k = &p->k->kernels.at[i];
     for (int o = 0; o < k->same_index.n; o++) {
         Value *s = p->k->storage[k->same_index.at[o]->id];
-        if (p->last[s->id] == i && !is_leaf(s) && p->made[s->id] < i && !p->shares[s->id] && s->dtype == v->dtype &&
-            value_count(s) == value_count(v) && p->m->offset[s->id] >= p->m->persistent_bytes)
+        if (p->last[s->id] == i && !is_leaf(s) && p->made[s->id] < i && !p->shares[s->id] &&
+            s->dtype == v->dtype && value_count(s) == value_count(v) &&
+            p->m->offset[s->id] >= p->m->persistent_bytes)
             return s;
     }
     return NULL;
@@ -179,9 +188,11 @@ static void place_kernel(Plan *p, Space *space, int i) {
 static void release(Plan *p, Space *space, int i) {
     const Kernel *k = &p->k->kernels.at[i];
     for (int o = 0; o < k->operands.n + k->roots.n; o++) {
-        Value *s = o < k->operands.n ? p->k->storage[k->operands.at[o]->id] : k->roots.at[o - k->operands.n];
+        Value *s = o < k->operands.n ? p->k->storage[k->operands.at[o]->id]
+                                     : k->roots.at[o - k->operands.n];
         int last = p->last[s->id] < 0 ? p->made[s->id] : p->last[s->id];
-        if (last != i || is_leaf(s) || p->shares[s->id] || p->m->offset[s->id] < p->m->persistent_bytes)
+        if (last != i || is_leaf(s) || p->shares[s->id] ||
+            p->m->offset[s->id] < p->m->persistent_bytes)
             continue;
         space_give(space, p->m->offset[s->id], value_bytes(s));
         p->shares[s->id] = s; /* given back once */
@@ -198,7 +209,8 @@ MemoryPlan *plan_memory(const Graph *g, const KernelPlan *k) {
         m->offset[i] = -1;
     for (int i = 0; i < k->kernels.n; i++)
         m->scratch[i] = -1;
-    Plan p = {g, k, m, xcalloc(n, sizeof(int)), xcalloc(n, sizeof(int)), xcalloc(n, sizeof(Value *))};
+    Plan p = {
+        g, k, m, xcalloc(n, sizeof(int)), xcalloc(n, sizeof(int)), xcalloc(n, sizeof(Value *))};
     lifetimes(&p);
     place_persistent(&p);
     place_updates(&p);

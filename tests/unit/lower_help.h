@@ -3,8 +3,8 @@
  *   x = f32[4,8]; i = i64<0,4>[5]; w = param f32[8,3]; c = const f32[2] 1 2
  *   y = matmul x w {trans_b=0}; a,b = topk y {k=2}; z = add y #1.5; out z b; update w z
  *
- * inputs are random (i64<lo,hi>: lo <= v < hi), the graph is evaluated in f64 and compiled both with and without fusion, and
- * all outputs and updated parameters must agree. */
+ * inputs are random (i64<lo,hi>: lo <= v < hi), the graph is evaluated in f64 and compiled both
+ * with and without fusion, and all outputs and updated parameters must agree. */
 #ifndef STGCC_TESTS_LOWER_HELP_H
 #define STGCC_TESTS_LOWER_HELP_H
 
@@ -264,7 +264,8 @@ static inline void fill_input(Tensor *t, int64_t lo, int64_t hi) {
     }
 }
 
-static inline void compare(const char *text, const char *mode, const char *name, const Tensor *got, const RTensor *want, double tol) {
+static inline void compare(const char *text, const char *mode, const char *name, const Tensor *got,
+                           const RTensor *want, double tol) {
     double scale = 1;
     for (int64_t i = 0; i < want->count && dtype_is_float(want->dtype); i++)
         if (isfinite(want->f[i]) && fabs(want->f[i]) > scale)
@@ -279,12 +280,13 @@ static inline void compare(const char *text, const char *mode, const char *name,
         double a = tensor_get_f(got, i), b = want->f[i];
         bool same = (isnan(a) && isnan(b)) || a == b || fabs(a - b) <= tol * scale;
         if (!same)
-            fail_msg("%s\n%s: %s[%lld] is %.9g, expected %.9g", text, mode, name, (long long)i, a, b);
+            fail_msg("%s\n%s: %s[%lld] is %.9g, expected %.9g", text, mode, name, (long long)i, a,
+                     b);
     }
 }
 
-static inline void check_slot(Reader *r, StgcRun *run, const char *text, const char *mode, const char *name, const Value *v,
-                              const RTensor *want, double tol) {
+static inline void check_slot(Reader *r, StgcRun *run, const char *text, const char *mode,
+                              const char *name, const Value *v, const RTensor *want, double tol) {
     const StgcSlot *slot = stgc_run_find(run, name);
     if (!slot)
         fail_msg("%s\n%s: no slot '%s'", text, mode, name);
@@ -297,7 +299,8 @@ static inline void check_slot(Reader *r, StgcRun *run, const char *text, const c
 }
 
 /* Compiles and runs one step; compares with what the evaluator left in ev. */
-static inline void run_compiled(Reader *r, Eval *ev, Tensor **inputs, bool fused, const char *text, double tol) {
+static inline void run_compiled(Reader *r, Eval *ev, Tensor **inputs, bool fused, const char *text,
+                                double tol) {
     const char *mode = fused ? "fused" : "unfused";
     Diag d = {.subject = "test"};
     CodegenOptions o = {.fused = fused};
@@ -326,7 +329,8 @@ static inline void run_compiled(Reader *r, Eval *ev, Tensor **inputs, bool fused
     }
     for (int i = 0; i < r->g->updates.n; i++) {
         GraphUpdate *u = &r->g->updates.at[i];
-        check_slot(r, run, text, mode, param_name(u->param), u->param, ev->values[u->value->id], tol);
+        check_slot(r, run, text, mode, param_name(u->param), u->param, ev->values[u->value->id],
+                   tol);
     }
     stgc_run_free(run);
     stgc_rt_free(rt);
@@ -340,7 +344,9 @@ static inline void differ(const char *text, double tol) {
     lower_seed = 1;
     Arena arena = {0};
     Tensor **inputs = xcalloc((size_t)r->g->inputs.n + 1, sizeof *inputs);
-    Eval ev = {.arena = &arena, .diag = &r->d, .values = xcalloc((size_t)r->g->next_value + 1, sizeof(RTensor *))};
+    Eval ev = {.arena = &arena,
+               .diag = &r->d,
+               .values = xcalloc((size_t)r->g->next_value + 1, sizeof(RTensor *))};
     for (int i = 0; i < r->g->inputs.n; i++) {
         const Value *v = r->g->inputs.at[i];
         inputs[i] = tensor_new(&arena, v->dtype, v->rank, v->dims);
