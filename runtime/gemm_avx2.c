@@ -1,6 +1,6 @@
 /* gemm_avx2.c: kernels of 6 rows by 16 columns for CPUs with AVX2 and FMA: 12 sums, 2 columns of B
  * and a spread value of A in 16 registers. */
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,prfchw")
 #include <immintrin.h>
 
 #include "runtime/gemm.h"

@@ -1,7 +1,7 @@
 /* gemm_avx512.c: kernels of 14 rows by 32 columns: 28 sums, 2 columns of B, 1 spread value of A
  * fill the 32 registers; 16 loads feed 28 multiply-adds, so the two multiply-add ports are the
  * limit, and B may stream from the second cache. */
-#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,bmi2")
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,bmi2,prfchw")
 #include <immintrin.h>
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* gemm_block.c: one thread's share of a matrix product.
  *
- *   for tiles of GEMM_NT columns
+ *   for tiles of at most GEMM_NT columns
  *     for as much of k as fits: pack B (second cache)
  *       for strips of rows
  *         for GEMM_KC values of k: take or pack A (first cache); for panels of columns: kernel

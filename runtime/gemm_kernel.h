@@ -9,6 +9,12 @@
 
 #define ROWS_14(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13)
 
+#define ROW_FETCH(i) \
+    if (mr > i) { \
+        __builtin_prefetch(c + i * ldc, 1); \
+        if (two) \
+            __builtin_prefetch(c + i * ldc + VL, 1); \
+    }
 #define ROW_SUMS(i) VF s##i##_0 = V_ZERO(), s##i##_1 = V_ZERO();
 #define ROW_STEP(i) \
     if (mr > i) { \
@@ -31,6 +37,7 @@
 static inline __attribute__((always_inline)) void
 kernel_body(const int mr, const bool two, const bool panel, int64_t k, const float *a, int64_t rs,
             const float *b, float *c, int64_t ldc, int64_t n, bool add) {
+    ROWS_14(ROW_FETCH) /* C is written when the sums are done: have it here by then */
     ROWS_14(ROW_SUMS)
 #pragma GCC unroll 4
     for (int64_t kk = 0; kk < k; kk++) {
