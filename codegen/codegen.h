@@ -1,4 +1,4 @@
-/* codegen.h: Graph -> machine code in this process (ORC). The only room that includes llvm-c. */
+/* codegen.h: Graph -> machine code, in this process (ORC) or in a file. The only room that includes llvm-c. */
 #ifndef STGCC_CODEGEN_CODEGEN_H
 #define STGCC_CODEGEN_CODEGEN_H
 
@@ -7,7 +7,7 @@
 
 typedef struct CodegenOptions {
     bool fused;
-    const char *cpu;       /* NULL: this machine */
+    const char *cpu;       /* NULL: the level that stgc_cpu_level gives; x86-64-v3, x86-64-v4, native */
     FILE *dump_kernels, *dump_loops, *dump_llvm, *dump_asm; /* NULL: no */
 } CodegenOptions;
 
@@ -17,5 +17,26 @@ typedef struct Compiled Compiled;
 Compiled *codegen_x86(Graph *g, const CodegenOptions *o, Diag *d);
 const StgcStep *compiled_step(const Compiled *c);
 void compiled_free(Compiled *c);
+
+/* ---- to a file: runtime/step.h says what is in it ---- */
+typedef VEC(StgcSlot) SlotList;
+typedef struct ObjectSlot {
+    StgcProgram program;
+    StgcSlot slot;
+} ObjectSlot;
+typedef VEC(ObjectSlot) ObjectSlots;
+typedef struct ObjectOptions {
+    Graph *programs[STGC_PROGRAMS]; /* finished graphs; NULL: not wanted */
+    const StgcLibrary *about;       /* all but the variants */
+    const char *cpus[4];            /* one variant each, ascending: x86-64-v3, x86-64-v4, native */
+    int ncpus;
+    bool fused;
+    bool relocatable; /* an object file instead of a shared library */
+    FILE *dump_kernels, *dump_loops, *dump_llvm, *dump_asm;
+} ObjectOptions;
+
+/* Writes the library (path NULL: only the dumps). *parameters: what is not in it and must be given when it runs, with its
+ * initial bytes (the graphs'); *slots: every slot of every program. Names are copied to a. */
+bool codegen_object(const ObjectOptions *o, const char *path, Arena *a, SlotList *parameters, ObjectSlots *slots, Diag *d);
 
 #endif

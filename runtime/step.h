@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "runtime/stgc.h"
+
 #define STGC_STEP_VERSION 1
 
 typedef struct StgcRt StgcRt;
@@ -16,7 +18,8 @@ typedef void (*StgcTask)(void *env, int64_t task);
 
 /* Called by a matrix product on every finished tile of C, while it is hot: rows m0..m1 and columns n0..n1 of group `group`
  * (rows counted from the first row of the group's C; for grouped rows, from row 0 of C). tile[i*ld + j] holds C[m0+i][n0+j].
- * For one row block the column tiles come in ascending order on one thread. */
+ * For one row block the column tiles come in ascending order on one thread. Column bounds depend on shapes and the CPU only; how
+ * many rows come at a time may also depend on the number of threads: sums over columns are safe, sums over rows are not. */
 typedef void (*StgcEpilogue)(void *env, int64_t group, int64_t m0, int64_t m1, int64_t n0, int64_t n1, float *tile, int64_t ld);
 
 /* C = A B (+ C if accumulate) in f32, for one or more groups. Strides are in elements; A is [m,k], B [k,n], C [m,n] row-major
@@ -71,7 +74,6 @@ struct StgcRt {
 int64_t stgc_token_dot_scratch(int64_t groups, int64_t rows, int64_t in, int64_t out);
 
 typedef enum { STGC_SLOT_INPUT, STGC_SLOT_PARAM, STGC_SLOT_FROZEN, STGC_SLOT_STATE, STGC_SLOT_GRAD, STGC_SLOT_OUTPUT } StgcSlotKind;
-typedef enum { STGC_F32 = 1, STGC_U8 = 2, STGC_I8 = 3, STGC_I32 = 6, STGC_I64 = 7, STGC_BOOL = 9, STGC_F64 = 11 } StgcType; /* ONNX numbers */
 typedef struct StgcSlot {
     const char *name;
     StgcSlotKind kind;
@@ -92,5 +94,59 @@ typedef struct StgcStep {
     uint32_t kernels;
     const char *const *kernel_names;
 } StgcStep;
+
+/* ---- steps as a shared library: what `stgcc compile` writes ----
+ *
+ * The library exports one symbol, `stgc_library`, an StgcLibrary of constants; it refers to libm and libc only and runs no
+ * code when it is loaded. It holds every program of a training once per kind of CPU; stgc_cpu_level (cpu_level.h) chooses.
+ * Parameters are not in it (slot.init is NULL) but in a .safetensors beside it, by name; constants of the model of up to
+ * 1 MiB are in it, larger ones too in the .safetensors, by the names of their slots (const/HASH). */
+#define STGC_LIBRARY_VERSION 1
+
+typedef enum {
+    STGC_PROGRAM_GRADIENTS, /* a step laid open: losses, outputs, gradients, cosines; nothing is updated */
+    STGC_PROGRAM_TRAIN,     /* forward, backward, update (train.accumulate = 1) */
+    STGC_PROGRAM_MICRO,     /* accumulate > 1: forward, backward, gradients added up */
+    STGC_PROGRAM_APPLY,     /* accumulate > 1: the update from what was added up */
+    STGC_PROGRAMS,
+} StgcProgram;
+
+typedef struct StgcVariant {
+    const char *cpu;
+    int32_t level;        /* of the x86-64 ABI: 3 or 4 */
+    int32_t native;       /* the words below must be there too */
+    uint32_t features[6]; /* cpuid: 1.ecx, 1.edx, 7.ebx, 7.ecx, 7.edx, 7:1.eax of the machine it was made for */
+    const StgcStep *programs[STGC_PROGRAMS]; /* NULL: not there */
+} StgcVariant;
+
+/* What integers of an input must be: lo <= v < hi, or v == ignore if has_ignore. The first of the rows (last axis) is not
+ * looked at if skip_first. Labels that are neither ignored nor skipped count; a batch without any trains nothing. */
+typedef struct StgcCheck {
+    const char *input;
+    int64_t lo, hi, ignore;
+    int32_t has_ignore, skip_first, labels;
+    int32_t unused;
+    const char *what; /* "label", "id" */
+} StgcCheck;
+
+/* The recipe's numbers that the host computes with. */
+typedef enum { STGC_SCHEDULE_CONSTANT, STGC_SCHEDULE_LINEAR, STGC_SCHEDULE_COSINE } StgcScheduleKind;
+typedef struct StgcTraining {
+    double lr, beta1, beta2;
+    int64_t warmup, steps, accumulate, seed;
+    int32_t schedule; /* StgcScheduleKind */
+    int32_t unused;
+} StgcTraining;
+
+typedef struct StgcLibrary {
+    uint32_t version, step_version; /* STGC_LIBRARY_VERSION, STGC_STEP_VERSION */
+    const char *compiler;
+    const char *recipe; /* canonical YAML, as in checkpoints */
+    uint64_t model_hash, recipe_hash;
+    StgcTraining training;
+    uint32_t nvariants, nchecks;
+    const StgcVariant *variants; /* ascending by level */
+    const StgcCheck *checks;
+} StgcLibrary;
 
 #endif
