@@ -22,9 +22,12 @@ typedef struct Options {
     const char *model, *recipe, *data, *out;
     StrList sets, dims, skip, freeze;
     const char *dump, *stop_after;
+    const char *emit; /* transform: NULL: gradients */
     EngineKind engine;
     int64_t threads, steps, mem_limit, max_nodes, max_heap; /* 0: not given */
+    int64_t opset;                                          /* 0: not given */
     bool unfused, require_moe, allow_unraised, quiet, verbose, json, resume, sort;
+    bool external_data, initial_values;
     bool help, version, list_passes;
 } Options;
 
@@ -46,6 +49,7 @@ int cmd_init(const Options *o);
 int cmd_step(const Options *o);
 int cmd_run(const Options *o);
 int cmd_train(const Options *o);
+int cmd_transform(const Options *o);
 
 /* ---- a job ---- */
 

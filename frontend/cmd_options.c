@@ -26,15 +26,22 @@ typedef struct OptionRow {
 
 #define AT(field) offsetof(Options, field)
 static const OptionRow rows[] = {
-    {"config", 'c', OPT_TEXT, AT(recipe), "inspect step train", "C.yaml", "the training recipe"},
-    {"set", 0, OPT_LIST, AT(sets), "inspect step train", "KEY=VALUE",
+    {"config", 'c', OPT_TEXT, AT(recipe), "inspect transform step train", "C.yaml", "the training recipe"},
+    {"set", 0, OPT_LIST, AT(sets), "inspect transform step train", "KEY=VALUE",
      "one key of the recipe, such as stgc.threshold=-0.1 (repeatable)"},
-    {"freeze", 0, OPT_LIST, AT(freeze), "step train", "GLOB",
+    {"freeze", 0, OPT_LIST, AT(freeze), "transform step train", "GLOB",
      "also freeze these parameters (repeatable)"},
-    {"data", 0, OPT_TEXT, AT(data), "inspect init step run train", "FILE",
+    {"data", 0, OPT_TEXT, AT(data), "inspect init transform step run train", "FILE",
      "the batch: arrays by input name as .npz"},
-    {"output", 'o', OPT_TEXT, AT(out), "init step run train", "PATH", "where the result goes"},
+    {"output", 'o', OPT_TEXT, AT(out), "init transform step run train", "PATH", "where the result goes"},
     {"dim", 0, OPT_LIST, AT(dims), NULL, "NAME=N", "the size of a symbolic dim (repeatable)"},
+    {"emit", 0, OPT_TEXT, AT(emit), "transform", "WHAT",
+     "gradients (losses, every gradient, cosines; the default) or step (one optimizer step)"},
+    {"opset", 0, OPT_COUNT, AT(opset), "transform", "N", "17 to 25 (default 18)"},
+    {"external-data", 0, OPT_FLAG, AT(external_data), "transform", NULL,
+     "large tensors into PATH.data (always beyond 2 GiB)"},
+    {"initial-values", 0, OPT_FLAG, AT(initial_values), "transform", NULL,
+     "--emit=step: parameters' values as defaults of their inputs"},
     {"steps", 0, OPT_COUNT, AT(steps), "train", "N", "stop after step N; overrides schedule.steps"},
     {"resume", 0, OPT_FLAG, AT(resume), "train", NULL, "go on from the newest checkpoint in RUN/"},
     {"json", 0, OPT_FLAG, AT(json), "inspect", NULL, "the same facts as JSON"},
@@ -44,9 +51,9 @@ static const OptionRow rows[] = {
     {"threads", 0, OPT_COUNT, AT(threads), "step run train", "N",
      "threads of compiled code (default: all cores)"},
     {"unfused", 0, OPT_FLAG, AT(unfused), "step run train", NULL, "compile every operation alone"},
-    {"require-moe", 0, OPT_FLAG, AT(require_moe), "inspect step train", NULL,
+    {"require-moe", 0, OPT_FLAG, AT(require_moe), "inspect transform step train", NULL,
      "no MoE layer found: exit 3"},
-    {"allow-unraised", 0, OPT_FLAG, AT(allow_unraised), "step run train", NULL,
+    {"allow-unraised", 0, OPT_FLAG, AT(allow_unraised), "transform step run train", NULL,
      "go on although a layer was not understood"},
     {"mem-limit", 0, OPT_BYTES, AT(mem_limit), NULL, "BYTES",
      "refuse work that needs more memory, such as 4G"},
@@ -292,9 +299,9 @@ bool options_read(Options *o, const Command *c, int argc, char **argv, Diag *d) 
     }
     if (!ok || o->help || o->version || o->list_passes)
         return ok;
-    ok &= require(c, o->model, "inspect init step run train", "the model (MODEL.onnx)", d);
+    ok &= require(c, o->model, "inspect init transform step run train", "the model (MODEL.onnx)", d);
     ok &= require(c, o->data, "step run train", "the data (--data=FILE)", d);
-    return ok & require(c, o->out, "step run train", "where the result goes (-o PATH)", d);
+    return ok & require(c, o->out, "transform step run train", "where the result goes (-o PATH)", d);
 }
 
 void options_free(Options *o) {

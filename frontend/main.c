@@ -6,6 +6,7 @@
  *   inspect   import, bind samples, passes up to raise_moe, print what was found
  *   init      the same, and write a commented recipe
  *   run       import, bind, forward passes, engine, one step, outputs
+ *   transform import, bind, all passes, onnx_write_training
  *   step      import, bind, all passes, engine, one step, every gradient and cosine
  *   train     import, bind, all passes with the optimizer, engine, many steps, checkpoints,
  * model.onnx */
@@ -26,6 +27,13 @@ const Command commands[] = {
      "Writes a recipe with the model's parameters, tensors that should stay frozen, its MoE layers "
      "and\n"
      "sensible defaults; to standard output unless -o names a file."},
+    {"transform", "MODEL.onnx -c C.yaml [--data BATCH.npz] -o T.onnx",
+     "the training graph in standard ONNX operators", cmd_transform,
+     "Writes losses, gradients and cosines (--emit=gradients), or one optimizer step with parameters "
+     "and\n"
+     "state as inputs X, X.m, X.v, step and outputs X.next … (--emit=step). Sizes come from --data or "
+     "--dim.\n"
+     "The result runs in any ONNX engine."},
     {"step", "MODEL.onnx -c C.yaml --data BATCH.npz -o OUT.npz",
      "one training step laid open: losses, gradients, cosines", cmd_step,
      "Computes one training step without updating anything and writes loss/*, out/NAME,\n"
