@@ -349,7 +349,7 @@ static void names_free(Names *s) {
 static void check_graph_names(Import *im, const Onnx__GraphProto *g, const Names *parent,
                               const char *where) {
     Names s = {.parent = parent, .where = where, .nodes = g->node, .nnodes = g->n_node};
-    StrMap initializers = {0};
+    StrMap initializers = {0}, outputs = {0};
     for (size_t i = 0; i < g->n_input && !enough(im); i++) {
         if (!*text_or(g->input[i]->name, ""))
             diag_error(im->d, EXIT_MODEL, "input %zu of %s has no name", i, where);
@@ -375,7 +375,11 @@ static void check_graph_names(Import *im, const Onnx__GraphProto *g, const Names
         if (!names_visible(&s, name))
             diag_error(im->d, EXIT_MODEL, "output \"%s\" of %s is never defined",
                        diag_safe(im->d, name), where);
+        else if (!parent && !strmap_put(&outputs, name, &s))
+            diag_error(im->d, EXIT_MODEL, "output \"%s\" is given twice in %s",
+                       diag_safe(im->d, name), where);
     }
+    strmap_free(&outputs);
     strmap_free(&initializers);
     names_free(&s);
 }

@@ -71,16 +71,17 @@ static void unlink_node(Node *n) {
 
 static void use_add(Value *v, Node *n, int operand) {
     Use u = {n, operand};
+    n->use_at[operand] = v->uses.n;
     vec_push(&v->uses, u);
 }
 
+/* The last use takes the place of the one that goes: no search, however many uses a shared constant has. */
 static void use_drop(Value *v, const Node *n, int operand) {
-    for (int i = v->uses.n - 1; i >= 0; i--)
-        if (v->uses.at[i].node == n && v->uses.at[i].operand == operand) {
-            v->uses.at[i] = v->uses.at[--v->uses.n];
-            return;
-        }
-    bug("use of %%%d by %s not found", v->id, op_info[n->op].name);
+    int at = n->use_at[operand];
+    if (at >= v->uses.n || v->uses.at[at].node != n || v->uses.at[at].operand != operand)
+        bug("use of %%%d by %s not found", v->id, op_info[n->op].name);
+    Use moved = v->uses.at[at] = v->uses.at[--v->uses.n];
+    moved.node->use_at[moved.operand] = at;
 }
 
 static Value *value_new(Graph *g, Node *def, int index) {
@@ -117,6 +118,7 @@ Node *build_node(Builder *b, Op op, Value *const *in, int nin, int nout) {
     n->nin = nin;
     n->nout = nout;
     n->in = ARENA_ARRAY(&g->arena, Value *, nin);
+    n->use_at = ARENA_ARRAY(&g->arena, int, nin);
     n->out = ARENA_ARRAY(&g->arena, Value *, nout);
     for (int i = 0; i < nin; i++)
         if ((n->in[i] = in[i]))
@@ -211,6 +213,7 @@ void value_replace(Value *old, Value *with) {
     for (int i = 0; i < old->uses.n; i++) {
         Use u = old->uses.at[i];
         u.node->in[u.operand] = with;
+        u.node->use_at[u.operand] = with->uses.n;
         vec_push(&with->uses, u);
     }
     old->uses.n = 0;

@@ -72,6 +72,7 @@ struct Node {
     Op op;
     int nin, nout, nattr;
     Value **in; /* an absent optional operand is NULL */
+    int *use_at; /* where operand i stands in in[i]->uses; kept by graph.c */
     Value **out;
     Attr *attrs;
     const Source *src;

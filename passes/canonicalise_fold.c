@@ -76,12 +76,18 @@ bool canon_fold_const(Canon *c, Node *n) {
     return ok;
 }
 
-/* ---- sizes that shapes decide ---- */
+/* ---- sizes that shapes decide ----
+ *
+ * Exporters compute a size in a handful of steps. A longer chain is the model's own arithmetic: looking to its end from
+ * every node would take the square of its length, and the stack. */
+enum { SYMINTS_DEPTH = 24 };
 
-static bool symints_binary(const Node *n, SymInt *out, int *count) {
+static bool symints(const Value *v, SymInt *out, int *n, int depth);
+
+static bool symints_binary(const Node *n, SymInt *out, int *count, int depth) {
     SymInt b[SYMINTS_MAX];
     int nb;
-    if (!canon_symints(n->in[0], out, count) || !canon_symints(n->in[1], b, &nb))
+    if (!symints(n->in[0], out, count, depth) || !symints(n->in[1], b, &nb, depth))
         return false;
     int m = *count > nb ? *count : nb;
     if ((*count != m && *count != 1) || (nb != m && nb != 1))
@@ -111,13 +117,13 @@ static bool symints_binary(const Node *n, SymInt *out, int *count) {
     return true;
 }
 
-static bool symints_pick(const Node *n, SymInt *out, int *count) {
+static bool symints_pick(const Node *n, SymInt *out, int *count, int depth) {
     SymInt from[SYMINTS_MAX], at[SYMINTS_MAX];
     int nfrom, nat;
-    if (!canon_symints(n->in[0], from, &nfrom))
+    if (!symints(n->in[0], from, &nfrom, depth))
         return false;
     if (n->op == OP_GATHER) {
-        if (n->in[0]->rank != 1 || !canon_symints(n->in[1], at, &nat))
+        if (n->in[0]->rank != 1 || !symints(n->in[1], at, &nat, depth))
             return false;
         for (int i = 0; i < nat; i++) {
             if (at[i].symbol || at[i].v >= nfrom || at[i].v < -nfrom)
@@ -143,12 +149,12 @@ static bool symints_pick(const Node *n, SymInt *out, int *count) {
     return true;
 }
 
-static bool symints_concat(const Node *n, SymInt *out, int *count) {
+static bool symints_concat(const Node *n, SymInt *out, int *count, int depth) {
     *count = 0;
     for (int i = 0; i < n->nin; i++) {
         SymInt part[SYMINTS_MAX];
         int np;
-        if (!canon_symints(n->in[i], part, &np) || *count + np > SYMINTS_MAX)
+        if (!symints(n->in[i], part, &np, depth) || *count + np > SYMINTS_MAX)
             return false;
         memcpy(out + *count, part, sizeof *part * (size_t)np);
         *count += np;
@@ -156,8 +162,8 @@ static bool symints_concat(const Node *n, SymInt *out, int *count) {
     return true;
 }
 
-bool canon_symints(const Value *v, SymInt *out, int *n) {
-    if (v->rank > 1 || v->rank < 0 || dtype_is_float(v->dtype) ||
+static bool symints(const Value *v, SymInt *out, int *n, int depth) {
+    if (depth > SYMINTS_DEPTH || v->rank > 1 || v->rank < 0 || dtype_is_float(v->dtype) ||
         (v->rank == 1 && (v->dims[0] < 0 || v->dims[0] > SYMINTS_MAX)))
         return false;
     const Node *d = v->def;
@@ -175,20 +181,24 @@ bool canon_symints(const Value *v, SymInt *out, int *n) {
         return *n >= 0;
     case OP_RESHAPE:
     case OP_CAST:
-        return canon_symints(d->in[0], out, n);
+        return symints(d->in[0], out, n, depth + 1);
     case OP_GATHER:
     case OP_SLICE:
-        return symints_pick(d, out, n);
+        return symints_pick(d, out, n, depth + 1);
     case OP_CONCAT:
-        return symints_concat(d, out, n);
+        return symints_concat(d, out, n, depth + 1);
     case OP_ADD:
     case OP_SUB:
     case OP_MUL:
     case OP_DIV:
-        return symints_binary(d, out, n);
+        return symints_binary(d, out, n, depth + 1);
     default:
         return false;
     }
+}
+
+bool canon_symints(const Value *v, SymInt *out, int *n) {
+    return symints(v, out, n, 0);
 }
 
 /* A size read off a shape whose other dims data decide: gather(shape(x)) with that dim known. */
