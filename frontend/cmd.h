@@ -72,7 +72,7 @@ void job_say(Job *j);
 ImportLimits job_limits(const Options *o);
 bool job_load_model(Job *j);
 bool job_load_recipe(Job *j); /* defaults, then -c, then --set and the flags that stand for keys */
-bool job_load_data(Job *j);   /* --data: .npz, .npy, or a folder of input_0.pb … */
+bool job_load_data(Job *j);   /* --data: .npz or .npy */
 /* Sizes of the model's symbolic dims: --dim first, then the arrays' shapes; then shapes are
  * inferred. */
 bool job_bind(Job *j);
@@ -88,7 +88,7 @@ bool job_failed(const Job *j);
 bool job_compile(Job *j, Graph *g, TrainWants wants, bool *stopped);
 /* Every input of the compiled graph is among the arrays, with its type and shape; labels lie in
  * range, floats are no NaN. */
-bool job_check_inputs(Job *j, const Graph *g);
+bool job_check_inputs(Job *j, const Graph *g, bool refuse_nan);
 /* Weights without NaN: a warning, or an error with EXIT_NUMERIC where `stop`. */
 bool job_check_weights(Job *j, const Graph *g, bool stop);
 

@@ -97,42 +97,12 @@ bool job_load_recipe(Job *j) {
     return ok;
 }
 
-/* DIR/input_0.pb …, in the order of the model's inputs, or by their own names where these are
- * inputs. */
-static bool load_folder(Job *j) {
-    NamedArrays *a = &j->data;
-    for (int i = 0; i < j->g->inputs.n; i++) {
-        const char *path = arena_printf(&j->arena, "%s/input_%d.pb", j->o->data, i), *name = NULL;
-        if (access(path, F_OK) != 0)
-            break;
-        Tensor *t = onnx_read_tensor(&a->arena, path, &name, &j->data_diag);
-        if (!t)
-            return false;
-        const char *own = node_str(j->g->inputs.at[i]->def, AT_NAME, "");
-        for (int k = 0; name && k < j->g->inputs.n; k++)
-            if (!strcmp(name, node_str(j->g->inputs.at[k]->def, AT_NAME, "")))
-                own = name;
-        vec_push(&a->names, arena_strdup(&a->arena, own));
-        vec_push(&a->tensors, t);
-    }
-    if (!a->names.n && j->g->inputs.n) {
-        diag_error(&j->data_diag, EXIT_DATA, "no input_0.pb in this folder");
-        diag_more(&j->data_diag,
-                  "expected input_0.pb, input_1.pb … (ONNX test data), or a .npz file");
-        return false;
-    }
-    return true;
-}
-
 static int64_t memory_limit(const Options *o) {
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     return o->mem_limit ? o->mem_limit : (int64_t)pages * page;
 }
 
 bool job_load_data(Job *j) {
-    struct stat st;
-    if (stat(j->o->data, &st) == 0 && S_ISDIR(st.st_mode))
-        return load_folder(j);
     return npz_read_limit(j->o->data, memory_limit(j->o), &j->data, &j->data_diag);
 }
 
@@ -287,7 +257,7 @@ static bool check_ids(const Value *input, const Tensor *t, Diag *d) {
     return true;
 }
 
-bool job_check_inputs(Job *j, const Graph *g) {
+bool job_check_inputs(Job *j, const Graph *g, bool refuse_nan) {
     Diag *d = &j->data_diag;
     bool ok = true;
     for (int i = 0; i < g->inputs.n; i++) {
@@ -296,7 +266,8 @@ bool job_check_inputs(Job *j, const Graph *g) {
         if (!strcmp(name, "hyper"))
             continue;
         const Tensor *t = array_for(g, v, &j->data, d);
-        ok &= t && array_fits(g, v, t, d) && check_finite(name, t, d) && check_ids(v, t, d);
+        ok &= t && array_fits(g, v, t, d) && (!refuse_nan || check_finite(name, t, d)) &&
+              check_ids(v, t, d);
     }
     return ok;
 }

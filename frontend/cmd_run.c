@@ -1,6 +1,8 @@
 /* cmd_run.c: forward only: the model's outputs for one set of inputs, in the model's types. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "frontend/bind.h"
 #include "frontend/cmd.h"
@@ -11,32 +13,69 @@ typedef struct OutputType {
 } OutputType;
 typedef VEC(OutputType) OutputTypes;
 
-/* Inputs that may be shapes, axes or counts are folded into the model: then their values are known
- * to the compiler. */
-static bool fold_small_inputs(Job *j) {
+/* DIR/input_0.pb …, by the names they carry; one without a name is the input of its number. */
+static bool load_folder(Job *j) {
+    NamedArrays *a = &j->data;
+    for (int i = 0;; i++) {
+        const char *path = arena_printf(&j->arena, "%s/input_%d.pb", j->o->data, i), *name = NULL;
+        if (access(path, F_OK) != 0)
+            break;
+        Tensor *t = onnx_read_tensor(&a->arena, path, &name, &j->data_diag);
+        if (!t)
+            return false;
+        vec_push(&a->names, name && *name ? arena_strdup(&a->arena, name) : NULL);
+        vec_push(&a->tensors, t);
+    }
+    return true;
+}
+
+/* A folder without a first input serves a model without inputs only. */
+static bool folder_is_enough(Job *j) {
+    if (j->data.names.n || !j->g->inputs.n)
+        return true;
+    diag_error(&j->data_diag, EXIT_DATA, "no input_0.pb in this folder");
+    diag_more(&j->data_diag, "expected input_0.pb, input_1.pb … (ONNX test data), or a .npz file");
+    return false;
+}
+
+static bool load_data(Job *j) {
+    struct stat st;
+    if (stat(j->o->data, &st) == 0 && S_ISDIR(st.st_mode))
+        return load_folder(j);
+    return job_load_data(j);
+}
+
+/* Small ones that may be shapes, axes, counts or switches are part of the model for this run: the
+ * compiler knows their values. */
+static bool may_decide_shapes(const Tensor *t) {
     enum { SMALL = 64 };
+    return t->rank == 0 || (t->rank == 1 && !dtype_is_float(t->dtype) && tensor_count(t) <= SMALL);
+}
+
+/* The data are read first, for the sake of those; a fault of the model is still the one that is
+ * reported. */
+static bool load_model_with_data(Job *j) {
     VEC(NamedTensor) known = {0};
-    for (int i = 0; i < j->g->inputs.n; i++) {
-        const Value *v = j->g->inputs.at[i];
-        const char *name = node_str(v->def, AT_NAME, "");
-        const Tensor *t = arrays_find(&j->data, name);
-        if (!t || t->rank > 1 || dtype_is_float(t->dtype) || t->dtype != v->dtype ||
-            tensor_count(t) > SMALL)
-            continue;
-        NamedTensor one = {arena_strdup(&j->arena, name), t};
-        vec_push(&known, one);
+    bool data = load_data(j);
+    ImportLimits limits = job_limits(j->o);
+    for (int i = 0; data && i < j->data.names.n; i++) {
+        NamedTensor one = {j->data.names.at[i], j->data.tensors.at[i]};
+        if (one.name && may_decide_shapes(one.tensor))
+            vec_push(&known, one);
     }
-    if (known.n) {
-        ImportLimits limits = job_limits(j->o);
-        limits.known = known.at;
-        limits.nknown = known.n;
-        graph_free(j->g);
-        onnx_file_free(j->file);
-        j->file = NULL;
-        j->g = onnx_import(j->o->model, &limits, &j->file, &j->model_diag);
-    }
+    limits.known = known.at;
+    limits.nknown = known.n;
+    j->g = onnx_import(j->o->model, &limits, &j->file, &j->model_diag);
     vec_free(&known);
-    return j->g != NULL;
+    if (!j->g) {
+        diag_free(&j->data_diag);
+        return false;
+    }
+    for (int i = 0; data && i < j->data.names.n; i++)
+        if (!j->data.names.at[i])
+            j->data.names.at[i] =
+                i < j->g->inputs.n ? node_str(j->g->inputs.at[i]->def, AT_NAME, "") : "";
+    return data && folder_is_enough(j);
 }
 
 static bool write_outputs(Job *j, Engine *e, const OutputTypes *types) {
@@ -72,18 +111,18 @@ int cmd_run(const Options *o) {
     bool stopped = false;
     OutputTypes types = {0};
     job_begin(&j, o);
-    bool ok = job_load_model(&j) && job_load_recipe(&j) && job_load_data(&j) &&
-              fold_small_inputs(&j) && job_bind(&j) && job_check_output(&j);
-    for (int i = 0; ok && i < j.g->outputs.n;
-         i++) { /* compiled code may hold them in wider types */
-        OutputType t = {arena_strdup(&j.arena, j.g->outputs.at[i].name),
-                        j.g->outputs.at[i].value->dtype};
+    bool ok =
+        load_model_with_data(&j) && job_load_recipe(&j) && job_bind(&j) && job_check_output(&j);
+    for (int i = 0; ok && i < j.g->outputs.n; i++) {
+        const GraphOutput *out =
+            &j.g->outputs.at[i]; /* compiled code may hold it in a wider type */
+        OutputType t = {arena_strdup(&j.arena, out->name), out->value->dtype};
         vec_push(&types, t);
     }
     ok = ok && job_compile(&j, j.g, (TrainWants){0}, &stopped);
     if (ok && !stopped) {
         job_check_weights(&j, j.g, false);
-        ok = job_check_inputs(&j, j.g) && execute(&j, &types);
+        ok = job_check_inputs(&j, j.g, false) && execute(&j, &types);
     }
     vec_free(&types);
     return job_end(&j, EXIT_OK);

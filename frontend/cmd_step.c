@@ -85,7 +85,7 @@ int cmd_step(const Options *o) {
               job_check_output(&j) && job_compile(&j, j.g, wants, &stopped);
     if (ok && !stopped) {
         job_check_weights(&j, j.g, false);
-        ok = job_check_inputs(&j, j.g) && check_labels(&j, j.g) && execute(&j, j.g);
+        ok = job_check_inputs(&j, j.g, true) && check_labels(&j, j.g) && execute(&j, j.g);
     }
     return job_end(&j, EXIT_OK);
 }

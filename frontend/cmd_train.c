@@ -421,7 +421,7 @@ int cmd_train(const Options *o) {
         t.recipe_text = recipe_text(t.job.recipe);
         t.labels = label_rule(t.step_graph, t.job.recipe);
         ok = job_check_weights(&t.job, t.step_graph, true) &&
-             job_check_inputs(&t.job, t.step_graph) && check_batch(&t) && execute(&t);
+             job_check_inputs(&t.job, t.step_graph, true) && check_batch(&t) && execute(&t);
     }
     train_free(&t);
     return job_end(&t.job, EXIT_OK);
