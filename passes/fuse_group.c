@@ -245,8 +245,10 @@ static bool fits(Grouping *t, int g, const Nodes *nodes) {
                 continue;
             if (!is_inner(t, v) && group_of(t, v) == g) {
                 bound[v->id] = true;
-                if (maker(t, v) != v->def && value_count(v) != value_count(maker(t, v)->out[0]))
-                    ok = false; /* a part of a result */
+                if (maker(t, v) != v->def &&
+                    (k->kind == KERNEL_ROWS ||
+                     value_count(v) != value_count(maker(t, v)->out[0])))
+                    ok = false; /* a part of a result, or in memory only after the row's stages */
             }
             depends |= bound[v->id];
         }
