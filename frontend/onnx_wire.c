@@ -65,27 +65,18 @@ static bool read_varint(WireScan *s, size_t end, uint64_t *v) {
                      end - start);
 }
 
-/* Position of the first byte that is no clean UTF-8 text, or `n`. Prose may hold control
- * characters. */
+/* Position of the first byte that is no clean UTF-8 text, or `n`. Prose may hold control characters. */
 static size_t utf8_bad(const uint8_t *p, size_t n, bool prose) {
     size_t i = 0;
     while (i < n) {
-        uint8_t c = p[i];
-        int more = c < 0x80 ? 0 : c >= 0xc2 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2 : 3;
-        if (c < 0x80 ? c == 0 || (!prose && (c < 0x20 || c == 0x7f)) : c < 0xc2 || c > 0xf4)
-            return i;
-        if ((size_t)more >= n - i)
-            return i;
-        for (int k = 1; k <= more; k++)
-            if ((p[i + (size_t)k] & 0xc0) != 0x80)
-                return i;
-        uint8_t second = more ? p[i + 1] : 0;
-        if ((c == 0xe0 && second < 0xa0) || (c == 0xed && second > 0x9f) ||
-            (c == 0xf0 && second < 0x90) || (c == 0xf4 && second > 0x8f))
-            return i;
-        i += (size_t)more + 1;
+        uint32_t code = 0;
+        int bytes = utf8_char(p + i, n - i, &code);
+        bool control = code < 0x20 || (code >= 0x7f && code < 0xa0);
+        if (!bytes || code == 0 || (control && !prose))
+            break;
+        i += (size_t)bytes;
     }
-    return n;
+    return i;
 }
 
 static bool scan_string(WireScan *s, const ProtobufCFieldDescriptor *f, size_t len) {

@@ -512,6 +512,14 @@ static Yaml *flag_value(const char *text, Diag *d) {
     return y;
 }
 
+static bool is_text(const char *s) {
+    uint32_t code;
+    int n = 1;
+    for (; *s && n; s += n)
+        n = utf8_char(s, strnlen(s, 4), &code);
+    return n != 0;
+}
+
 bool recipe_set(Recipe *r, const char *assignment, Diag *d) {
     const char *equals = strchr(assignment, '=');
     Setter s = {r, d};
@@ -519,6 +527,10 @@ bool recipe_set(Recipe *r, const char *assignment, Diag *d) {
         diag_error(d, EXIT_USAGE,
                    "'%s' is no assignment; expected KEY=VALUE such as stgc.threshold=-0.1",
                    diag_safe(d, assignment));
+        return false;
+    }
+    if (!is_text(assignment)) { /* the file that keeps the recipe would not read back */
+        diag_error(d, EXIT_USAGE, "'%s' is no UTF-8 text", diag_safe(d, assignment));
         return false;
     }
     char *path = arena_strdup(&d->arena, assignment);

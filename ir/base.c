@@ -183,13 +183,45 @@ void diag_more(Diag *d, const char *fmt, ...) {
     m->text = arena_printf(&d->arena, "%s\n  %s", m->text, line);
 }
 
+/* Whether a character may reach a terminal as it is. */
+static bool harmless(uint32_t code) {
+    bool control = code < 0x20 || (code >= 0x7f && code < 0xa0);
+    bool direction = (code >= 0x200e && code <= 0x200f) || (code >= 0x2028 && code <= 0x202e) ||
+                     (code >= 0x2066 && code <= 0x2069);
+    return !control && !direction && code != 0xfeff;
+}
+
+/* The character at *s, escaped if need be, into `out` (16 bytes); its length there. Moves *s. */
+static size_t take_safe(const char **s, char out[17]) {
+    uint32_t code;
+    int n = utf8_char(*s, strnlen(*s, 4), &code);
+    size_t at = 0;
+    bool plain = n && harmless(code);
+    for (int i = 0; i < (n ? n : 1); i++) {
+        unsigned char c = (unsigned char)*(*s)++;
+        if (plain)
+            out[at++] = (char)c;
+        else
+            at += (size_t)snprintf(out + at, 5, "\\x%02x", c);
+    }
+    return at;
+}
+
+/* File names come from elsewhere, too. */
+static void print_subject(const char *s, FILE *to) {
+    char out[17];
+    while (*s)
+        fwrite(out, 1, take_safe(&s, out), to);
+}
+
 void diag_print(const Diag *d, FILE *to, bool verbose) {
     static const char *const word[] = {"note", "warning", "error"};
     for (int i = 0; i < d->messages.n; i++) {
         const DiagMessage *m = &d->messages.at[i];
         if (m->level == DIAG_NOTE && !verbose)
             continue;
-        fprintf(to, "%s: %s: %s\n", d->subject ? d->subject : "stgcc", word[m->level], m->text);
+        print_subject(d->subject ? d->subject : "stgcc", to);
+        fprintf(to, ": %s: %s\n", word[m->level], m->text);
     }
 }
 
@@ -201,15 +233,15 @@ void diag_free(Diag *d) {
 
 const char *diag_safe(Diag *d, const char *s) {
     enum { CUT = 200 };
-    char out[4 * CUT + 8];
+    char out[16 * CUT + 8];
     size_t n = 0;
-    int taken = 0;
-    for (; *s && taken < CUT; s++, taken++) {
-        unsigned char c = (unsigned char)*s;
-        if (c < 0x20 || c == 0x7f || c == '"')
-            n += (size_t)snprintf(out + n, 5, "\\x%02x", c);
-        else
-            out[n++] = (char)c;
+    for (int taken = 0; *s && taken < CUT; taken++) {
+        if (*s == '"') {
+            n += (size_t)snprintf(out + n, 5, "\\x22");
+            s++;
+        } else {
+            n += take_safe(&s, out + n);
+        }
     }
     if (*s)
         n += (size_t)snprintf(out + n, 5, "...");
@@ -230,6 +262,24 @@ NORETURN void bug_at(const char *file, int line, const char *fmt, ...) {
 }
 
 /* ---- words ---- */
+
+int utf8_char(const void *p, size_t n, uint32_t *code) {
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *s = p;
+    if (n < 1)
+        return 0;
+    int bytes = s[0] < 0x80 ? 1 : s[0] < 0xc0 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf8 ? 4 : 0;
+    if (!bytes || (size_t)bytes > n)
+        return 0;
+    *code = bytes == 1 ? s[0] : s[0] & (0x7fu >> bytes);
+    for (int i = 1; i < bytes; i++) {
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+        *code = *code << 6 | (s[i] & 0x3f);
+    }
+    bool surrogate = *code >= 0xd800 && *code < 0xe000;
+    return *code < least[bytes] || surrogate || *code > 0x10ffff ? 0 : bytes;
+}
 
 static int edit_distance(const char *a, const char *b, int limit) {
     int na = (int)strlen(a), nb = (int)strlen(b);

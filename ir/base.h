@@ -96,7 +96,8 @@ void diag_more(Diag *d, const char *fmt, ...) PRINTF_LIKE(2, 3);
  * callers through `diag_safe`. */
 void diag_print(const Diag *d, FILE *to, bool verbose);
 void diag_free(Diag *d);
-/* Escapes control characters and `"`; cuts at 200 characters. Memory of d's arena. */
+/* Escapes what could steer a terminal (control characters of both sets, changes of writing direction, bytes that are no
+ * UTF-8) and `"`; cuts at 200 characters. Memory of d's arena. */
 const char *diag_safe(Diag *d, const char *untrusted);
 
 NORETURN void bug_at(const char *file, int line, const char *fmt, ...) PRINTF_LIKE(3, 4);
@@ -111,6 +112,8 @@ NORETURN void bug_at(const char *file, int line, const char *fmt, ...) PRINTF_LI
 const char *nearest_word(const char *word, const char *const *known, int n);
 /* Shell-like glob over names: `*` any run, `?` one character, everything else itself. */
 bool glob_match(const char *pattern, const char *name);
+/* Bytes of the well-formed UTF-8 character at p (n bytes at hand) and its code; 0 if there is none. */
+int utf8_char(const void *p, size_t n, uint32_t *code);
 uint64_t hash_bytes(const void *p, size_t n, uint64_t seed);
 
 #endif
