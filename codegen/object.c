@@ -103,16 +103,22 @@ static void list_parameters(const Object *b, Arena *a, SlotList *out) {
     strmap_free(&seen);
 }
 
-/* The slots a caller sees, for the header beside the library. */
-static void list_slots(const Object *b, Arena *a, ObjectSlots *out) {
-    for (int i = 0; i < b->nprograms; i++) {
-        const LoopModule *m = b->programs[i].module;
-        for (int k = 0; k < m->slots.n; k++) {
-            ObjectSlot s = {b->programs[i].which, m->slots.at[k]};
-            s.slot.name = arena_strdup(a, s.slot.name);
-            vec_push(out, s);
-        }
+static void add_slots(const ObjectProgram *p, Arena *a, ObjectSlots *out) {
+    for (int k = 0; k < p->module->slots.n; k++) {
+        ObjectSlot s = {p->which, p->module->slots.at[k]};
+        s.slot.name = arena_strdup(a, s.slot.name);
+        vec_push(out, s);
     }
+}
+
+/* For the header beside the library: the programs that train first. */
+static void list_slots(const Object *b, Arena *a, ObjectSlots *out) {
+    for (int i = 0; i < b->nprograms; i++)
+        if (b->programs[i].which != STGC_PROGRAM_GRADIENTS)
+            add_slots(&b->programs[i], a, out);
+    for (int i = 0; i < b->nprograms; i++)
+        if (b->programs[i].which == STGC_PROGRAM_GRADIENTS)
+            add_slots(&b->programs[i], a, out);
 }
 
 static void object_free(Object *b) {

@@ -20,11 +20,12 @@ typedef struct ObjectProgram {
 
 typedef struct ObjectVariant {
     X86Target target;
-    uint32_t features[6];            /* of this machine, for a native target; else 0 */
+    uint32_t features[6];              /* of this machine, for a native target; else 0 */
     char run_names[STGC_PROGRAMS][24]; /* by program in the list */
 } ObjectVariant;
 
-/* An object that defines `stgc_library`: `about` with the programs' slots and the variants' code. */
+/* An object that defines `stgc_library`: `about` with the programs' slots and the variants' code.
+ */
 LLVMMemoryBufferRef object_table(const StgcLibrary *about, const ObjectProgram *programs,
                                  int nprograms, const ObjectVariant *variants, int nvariants);
 

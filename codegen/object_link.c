@@ -104,9 +104,16 @@ static bool linker_failed(Work *w, int status) {
 }
 
 static bool run_linker(Work *w, bool relocatable) {
-    static char *const shared[] = {"cc", "-shared", "-nostartfiles", "-Wl,-z,now", "-Wl,-z,relro",
-                                   "-Wl,-z,noexecstack", "-Wl,--as-needed", "-Wl,--build-id=none",
-                                   "-o", "result"};
+    static char *const shared[] = {"cc",
+                                   "-shared",
+                                   "-nostartfiles",
+                                   "-Wl,-z,now",
+                                   "-Wl,-z,relro",
+                                   "-Wl,-z,noexecstack",
+                                   "-Wl,--as-needed",
+                                   "-Wl,--build-id=none",
+                                   "-o",
+                                   "result"};
     static char *const object[] = {"cc", "-r", "-nostdlib", "-Wl,--build-id=none", "-o", "result"};
     char *const *first = relocatable ? object : shared;
     int n = relocatable ? COUNT_OF(object) : COUNT_OF(shared);

@@ -130,8 +130,8 @@ static LLVMValueRef run_function(Table *t, const char *name) {
 }
 
 /* One program of one variant. Its slots and names are the same in all variants. */
-static LLVMValueRef step(Table *t, const LoopModule *m, LLVMValueRef slot_array,
-                         LLVMValueRef names, const ObjectVariant *v, const char *run_name) {
+static LLVMValueRef step(Table *t, const LoopModule *m, LLVMValueRef slot_array, LLVMValueRef names,
+                         const ObjectVariant *v, const char *run_name) {
     Fields f = {.t = t};
     put_i32(&f, STGC_STEP_VERSION);
     put_i32(&f, m->slots.n);

@@ -22,6 +22,8 @@ typedef struct Options {
     const char *model, *recipe, *data, *out;
     StrList sets, dims, skip, freeze;
     const char *dump, *stop_after;
+    const char *march;  /* compile: NULL: x86-64-v3 and v4 */
+    const char *params; /* export */
     const char *emit; /* transform: NULL: gradients */
     EngineKind engine;
     int64_t threads, steps, mem_limit, max_nodes, max_heap; /* 0: not given */
@@ -49,6 +51,8 @@ int cmd_init(const Options *o);
 int cmd_step(const Options *o);
 int cmd_run(const Options *o);
 int cmd_train(const Options *o);
+int cmd_compile(const Options *o);
+int cmd_export(const Options *o);
 int cmd_transform(const Options *o);
 
 /* ---- a job ---- */

@@ -26,17 +26,21 @@ typedef struct OptionRow {
 
 #define AT(field) offsetof(Options, field)
 static const OptionRow rows[] = {
-    {"config", 'c', OPT_TEXT, AT(recipe), "inspect transform step train", "C.yaml", "the training recipe"},
-    {"set", 0, OPT_LIST, AT(sets), "inspect transform step train", "KEY=VALUE",
+    {"config", 'c', OPT_TEXT, AT(recipe), "inspect transform compile step train", "C.yaml", "the training recipe"},
+    {"set", 0, OPT_LIST, AT(sets), "inspect transform compile step train", "KEY=VALUE",
      "one key of the recipe, such as stgc.threshold=-0.1 (repeatable)"},
-    {"freeze", 0, OPT_LIST, AT(freeze), "transform step train", "GLOB",
+    {"freeze", 0, OPT_LIST, AT(freeze), "transform compile step train", "GLOB",
      "also freeze these parameters (repeatable)"},
-    {"data", 0, OPT_TEXT, AT(data), "inspect init transform step run train", "FILE",
+    {"data", 0, OPT_TEXT, AT(data), "inspect init transform compile step run train", "FILE",
      "the batch: arrays by input name as .npz"},
-    {"output", 'o', OPT_TEXT, AT(out), "init transform step run train", "PATH", "where the result goes"},
+    {"output", 'o', OPT_TEXT, AT(out), "init transform compile export step run train", "PATH", "where the result goes"},
     {"dim", 0, OPT_LIST, AT(dims), NULL, "NAME=N", "the size of a symbolic dim (repeatable)"},
-    {"emit", 0, OPT_TEXT, AT(emit), "transform", "WHAT",
-     "gradients (losses, every gradient, cosines; the default) or step (one optimizer step)"},
+    {"emit", 0, OPT_TEXT, AT(emit), "transform compile", "WHAT",
+     "transform: gradients (losses, every gradient, cosines; the default) or step (one optimizer "
+     "step); compile: so (the default), obj, llvm, asm, ir"},
+    {"march", 0, OPT_TEXT, AT(march), "compile", "CPU",
+     "x86-64-v3, x86-64-v4 or native (default: v3 and v4, chosen when it is opened)"},
+    {"params", 0, OPT_TEXT, AT(params), "export", "P.safetensors", "the trained parameters"},
     {"opset", 0, OPT_COUNT, AT(opset), "transform", "N", "17 to 25 (default 18)"},
     {"external-data", 0, OPT_FLAG, AT(external_data), "transform", NULL,
      "large tensors into PATH.data (always beyond 2 GiB)"},
@@ -47,13 +51,13 @@ static const OptionRow rows[] = {
     {"json", 0, OPT_FLAG, AT(json), "inspect", NULL, "the same facts as JSON"},
     {"engine", 0, OPT_ENGINE, AT(engine), "step run train", "NAME",
      "cpu (compiled, the default) or reference (float64, slow)"},
-    {"target", 0, OPT_TARGET, 0, "step run train", "NAME", "cpu, also spelled x86-64"},
+    {"target", 0, OPT_TARGET, 0, "compile step run train", "NAME", "cpu, also spelled x86-64"},
     {"threads", 0, OPT_COUNT, AT(threads), "step run train", "N",
      "threads of compiled code (default: all cores)"},
-    {"unfused", 0, OPT_FLAG, AT(unfused), "step run train", NULL, "compile every operation alone"},
-    {"require-moe", 0, OPT_FLAG, AT(require_moe), "inspect transform step train", NULL,
+    {"unfused", 0, OPT_FLAG, AT(unfused), "compile step run train", NULL, "compile every operation alone"},
+    {"require-moe", 0, OPT_FLAG, AT(require_moe), "inspect transform compile step train", NULL,
      "no MoE layer found: exit 3"},
-    {"allow-unraised", 0, OPT_FLAG, AT(allow_unraised), "transform step run train", NULL,
+    {"allow-unraised", 0, OPT_FLAG, AT(allow_unraised), "transform compile step run train", NULL,
      "go on although a layer was not understood"},
     {"mem-limit", 0, OPT_BYTES, AT(mem_limit), NULL, "BYTES",
      "refuse work that needs more memory, such as 4G"},
@@ -299,9 +303,10 @@ bool options_read(Options *o, const Command *c, int argc, char **argv, Diag *d) 
     }
     if (!ok || o->help || o->version || o->list_passes)
         return ok;
-    ok &= require(c, o->model, "inspect init transform step run train", "the model (MODEL.onnx)", d);
+    ok &= require(c, o->model, "inspect init transform compile export step run train", "the model (MODEL.onnx)", d);
     ok &= require(c, o->data, "step run train", "the data (--data=FILE)", d);
-    return ok & require(c, o->out, "transform step run train", "where the result goes (-o PATH)", d);
+    ok &= require(c, o->params, "export", "the parameters (--params=P.safetensors)", d);
+    return ok & require(c, o->out, "transform compile export step run train", "where the result goes (-o PATH)", d);
 }
 
 void options_free(Options *o) {

@@ -13,7 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "ir/text.h"
+#include "frontend/cmd_compile.h"
+#include "runtime/schedule.h"
 
 static volatile sig_atomic_t interrupted;
 
@@ -35,25 +36,6 @@ static double now(void) {
 }
 
 /* ---- preparing ---- */
-
-static char *recipe_text(const Recipe *r) {
-    char *text = NULL;
-    size_t n = 0;
-    FILE *f = open_memstream(&text, &n);
-    if (!f)
-        bug("no memory stream");
-    recipe_print(r, f);
-    fclose(f);
-    return text;
-}
-
-/* Structure and weights of the model as imported: constants print with their hashes. */
-static uint64_t model_hash(const Graph *g) {
-    char *text = graph_to_text(g);
-    uint64_t h = hash_bytes(text, strlen(text), 1);
-    free(text);
-    return h;
-}
 
 static bool compile(Train *t, bool *stopped) {
     Job *j = &t->job;
@@ -123,30 +105,15 @@ static double sum_of(const SumList *sums, const char *name) {
     return NAN;
 }
 
-/* Learning rate of step s = 1, 2, …: a linear warm-up, then constant, or down to 0 after the last
- * step. */
-static double learning_rate(const Recipe *r, int64_t s) {
-    double lr = r->optimizer.lr, w = (double)r->schedule.warmup, n = (double)r->schedule.steps;
-    if ((double)s <= w)
-        return lr * (double)s / w;
-    double done = n > w ? ((double)s - 1 - w) / (n - w) : 1;
-    done = done < 0 ? 0 : done > 1 ? 1 : done;
-    switch (r->schedule.kind) {
-    case SCHED_LINEAR:
-        return lr * (1 - done);
-    case SCHED_COSINE:
-        return lr * 0.5 * (1 + cos(3.14159265358979323846 * done));
-    default:
-        return lr;
-    }
+static double learning_rate(const Recipe *r, int64_t step) {
+    StgcTraining numbers = identity_training(r);
+    return stgc_schedule_rate(&numbers, step);
 }
 
 static void set_hyper(Train *t, Engine *e) {
-    const Recipe *r = t->job.recipe;
-    double s = (double)(t->step + 1);
-    float values[8] = {
-        (float)learning_rate(r, t->step + 1), (float)(1 / (1 - pow(r->optimizer.beta1, s))),
-        (float)(1 / (1 - pow(r->optimizer.beta2, s))), (float)(1 / (double)r->train.accumulate)};
+    StgcTraining numbers = identity_training(t->job.recipe);
+    float values[8];
+    stgc_schedule_hyper(&numbers, t->step + 1, stgc_schedule_rate(&numbers, t->step + 1), values);
     Tensor hyper = {.dtype = DT_F32, .rank = 1, .dims = {8}, .data = values};
     engine_input(e, "hyper", &hyper);
 }
@@ -414,11 +381,11 @@ int cmd_train(const Options *o) {
     job_begin(&t.job, o);
     bool ok = job_load_model(&t.job);
     if (ok)
-        t.model_hash = model_hash(t.job.g);
+        t.model_hash = identity_model(t.job.g);
     ok = ok && job_load_recipe(&t.job) && train_open_data(&t) && job_bind(&t.job) &&
          compile(&t, &stopped);
     if (ok && !stopped) {
-        t.recipe_text = recipe_text(t.job.recipe);
+        t.recipe_text = identity_recipe(t.job.recipe);
         t.labels = label_rule(t.step_graph, t.job.recipe);
         ok = job_check_weights(&t.job, t.step_graph, true) &&
              job_check_inputs(&t.job, t.step_graph, true) && check_batch(&t) && execute(&t);

@@ -7,6 +7,8 @@
  *   init      the same, and write a commented recipe
  *   run       import, bind, forward passes, engine, one step, outputs
  *   transform import, bind, all passes, onnx_write_training
+ *   compile   import, bind, all passes for each program, codegen_object
+ *   export    import, onnx_export_weights
  *   step      import, bind, all passes, engine, one step, every gradient and cosine
  *   train     import, bind, all passes with the optimizer, engine, many steps, checkpoints,
  * model.onnx */
@@ -34,6 +36,14 @@ const Command commands[] = {
      "state as inputs X, X.m, X.v, step and outputs X.next … (--emit=step). Sizes come from --data or "
      "--dim.\n"
      "The result runs in any ONNX engine."},
+    {"compile", "MODEL.onnx -c C.yaml [--data BATCH.npz] -o STEP.so",
+     "the training step as a library for C and other languages", cmd_compile,
+     "Writes STEP.so (machine code; train with it through stgc.h), STEP.h (its tensors) and\n"
+     "STEP.safetensors (initial parameters). Sizes come from --data or --dim. --emit=obj writes an\n"
+     "object file to link elsewhere, llvm, asm and ir write text."},
+    {"export", "MODEL.onnx --params P.safetensors -o OUT.onnx",
+     "trained parameters back into the model", cmd_export,
+     "Writes the model with the initializers that P names replaced."},
     {"step", "MODEL.onnx -c C.yaml --data BATCH.npz -o OUT.npz",
      "one training step laid open: losses, gradients, cosines", cmd_step,
      "Computes one training step without updating anything and writes loss/*, out/NAME,\n"

@@ -30,8 +30,9 @@ struct Stgc {
     StgcProgram primary;          /* the one that stgc_step runs on a batch */
     int last;                     /* the program that ran last, -1: none */
     Entry *entries;               /* inputs, parameters, state, outputs */
-    Entry **by_name;              /* all, sorted */
-    int32_t nentries, nshown;     /* shown ones come first */
+    Entry **by_name;              /* [nsorted], all once the list is made */
+    int32_t nentries, nsorted;
+    int32_t nshown; /* shown ones come first */
     int64_t memory_limit;
     int64_t steps, micro; /* optimizer steps done; micro-batches of the next one */
     bool trained;         /* one of these micro-batches had labels that count */
@@ -59,7 +60,8 @@ void *entry_data(Stgc *h, const Entry *e);
 /* "i64[8,128]" */
 const char *type_text(int32_t type, int32_t rank, const int64_t *dims, char *text, size_t n);
 
-/* stgc_check.c: labels and ids in range, no NaN; *counted: labels that count, or 1 without labels. */
+/* stgc_check.c: labels and ids in range, no NaN; *counted: labels that count, or 1 without labels.
+ */
 StgcStatus batch_check(Stgc *h, int64_t *counted);
 
 #endif

@@ -193,8 +193,10 @@ static void take_tensor(Reader *r, StgcCkptTensor *t, int64_t *place) {
         const char *key = take_text(r);
         if (!take(r, ':'))
             break;
-        int bit = !strcmp(key, "dtype") ? 1 : !strcmp(key, "shape") ? 2
-                  : !strcmp(key, "data_offsets") ? 4 : 0;
+        int bit = !strcmp(key, "dtype")          ? 1
+                  : !strcmp(key, "shape")        ? 2
+                  : !strcmp(key, "data_offsets") ? 4
+                                                 : 0;
         if (!bit || seen & bit)
             fail(r, "a key in its header");
         seen |= bit;

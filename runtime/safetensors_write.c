@@ -73,8 +73,7 @@ static char *make_header(const StgcCkptTensor *t, uint32_t n, size_t *length) {
         fprintf(f, ":{\"dtype\":\"%s\",\"shape\":[", type ? type : "");
         for (int k = 0; k < t[i].rank; k++)
             fprintf(f, "%s%lld", k ? "," : "", (long long)t[i].dims[k]);
-        fprintf(f, "],\"data_offsets\":[%lld,%lld]}", (long long)at,
-                (long long)(at + t[i].bytes));
+        fprintf(f, "],\"data_offsets\":[%lld,%lld]}", (long long)at, (long long)(at + t[i].bytes));
         at += t[i].bytes;
     }
     putc('}', f);

@@ -186,10 +186,11 @@ static StgcStatus take_up(Stgc *h, const char *dir, const StgcCheckpoint *c) {
                            dir, c->ntensors, expected);
     for (uint32_t i = 0; i < c->ntensors; i++)
         if (!entry_for(h, &c->tensors[i]))
-            return handle_fail(h, STGC_ERR_DATA,
-                               "%s: error: its checkpoint's tensor '%.200s' is none of the step, or "
-                               "has another type or shape",
-                               dir, c->tensors[i].name);
+            return handle_fail(
+                h, STGC_ERR_DATA,
+                "%s: error: its checkpoint's tensor '%.200s' is none of the step, or "
+                "has another type or shape",
+                dir, c->tensors[i].name);
     for (uint32_t i = 0; i < c->ntensors; i++) {
         Entry *e = entry_for(h, &c->tensors[i]);
         void *to = entry_data(h, e);

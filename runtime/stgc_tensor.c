@@ -22,8 +22,7 @@ static int name_against(const void *name, const void *entry) {
 }
 
 Entry *entry_find(const Stgc *h, const char *name) {
-    Entry **e = h->by_name ? bsearch(name, h->by_name, (size_t)h->nentries, sizeof *e, name_against)
-                           : NULL;
+    Entry **e = bsearch(name, h->by_name, (size_t)h->nsorted, sizeof *e, name_against);
     return e ? *e : NULL;
 }
 
@@ -61,7 +60,8 @@ static int describe(const StgcSlot *s, Entry *e) {
     return e->shown ? 1 : 4;
 }
 
-/* Appends the slots of one part of the list that no program before had; notes them where one had. */
+/* Appends the slots of one part of the list that no program before had; notes them where one had.
+ */
 static void add_part(Stgc *h, int p, int part) {
     const StgcStep *step = program(h, p);
     for (uint32_t i = 0; step && i < step->nslots; i++) {
@@ -85,7 +85,8 @@ static void add_part(Stgc *h, int p, int part) {
 static void sort_names(Stgc *h) {
     for (int32_t i = 0; i < h->nentries; i++)
         h->by_name[i] = &h->entries[i];
-    qsort(h->by_name, (size_t)h->nentries, sizeof *h->by_name, by_name);
+    h->nsorted = h->nentries;
+    qsort(h->by_name, (size_t)h->nsorted, sizeof *h->by_name, by_name);
 }
 
 bool entries_make(Stgc *h) {
@@ -132,9 +133,9 @@ void *entry_data(Stgc *h, const Entry *e) {
 
 const char *type_text(int32_t type, int32_t rank, const int64_t *dims, char *text, size_t size) {
     static const char *const names[] = {
-        [STGC_F32] = "f32", [STGC_U8] = "u8",   [STGC_I8] = "i8",   [STGC_U16] = "u16",
-        [STGC_I16] = "i16", [STGC_I32] = "i32", [STGC_I64] = "i64", [STGC_BOOL] = "bool",
-        [STGC_F16] = "f16", [STGC_F64] = "f64", [STGC_U32] = "u32", [STGC_U64] = "u64",
+        [STGC_F32] = "f32",  [STGC_U8] = "u8",   [STGC_I8] = "i8",   [STGC_U16] = "u16",
+        [STGC_I16] = "i16",  [STGC_I32] = "i32", [STGC_I64] = "i64", [STGC_BOOL] = "bool",
+        [STGC_F16] = "f16",  [STGC_F64] = "f64", [STGC_U32] = "u32", [STGC_U64] = "u64",
         [STGC_BF16] = "bf16"};
     bool known = type > 0 && type <= STGC_BF16 && names[type];
     int n = known ? snprintf(text, size, "%s[", names[type])
