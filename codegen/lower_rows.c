@@ -326,10 +326,29 @@ static void run_phase(Rows *w, int i) {
     free(buffer);
 }
 
-static void run_stores(Rows *w) {
+/* Row values first: what they read may lie where a column root is stored. */
+static void store_scalars(Rows *w) {
+    Kern *K = &w->K;
+    Sinks scalars = {0};
+    place(w, false);
+    Index row = index_one(w->rows, w->row);
+    for (int i = 0; i < w->k->roots.n; i++) {
+        Value *v = w->k->roots.at[i];
+        if (!is_column(w, v))
+            sink_add(K, &scalars, v, &row, elem(K, v, &row));
+    }
+    for (int i = 0; i < scalars.n; i++)
+        ex_emit(K, scalars.at[i].value);
+    for (int i = 0; i < scalars.n; i++)
+        lp_store(K->p, scalars.at[i].buffer, ex_emit(K, scalars.at[i].index),
+                 ex_emit(K, scalars.at[i].value));
+    vec_free(&scalars);
+}
+
+static void store_columns(Rows *w) {
     Kern *K = &w->K;
     LoopProgram *p = K->p;
-    Sinks columns = {0}, scalars = {0};
+    Sinks columns = {0};
     VEC(Ex) all = {0};
     place(w, true);
     for (int i = 0; i < w->k->roots.n; i++) {
@@ -340,10 +359,9 @@ static void run_stores(Rows *w) {
         vec_push(&all, columns.at[columns.n - 1].index);
         vec_push(&all, columns.at[columns.n - 1].value);
     }
-    Ex column = w->column;
     if (columns.n) {
         ex_hoist(K, all.at, all.n);
-        kern_loop(K, LOOP_VECTOR, column, lp_const_i(p, 0), lp_const_i(p, w->columns));
+        kern_loop(K, LOOP_VECTOR, w->column, lp_const_i(p, 0), lp_const_i(p, w->columns));
         for (int i = 0; i < all.n; i++)
             ex_emit(K, all.at[i]);
         for (int i = 0; i < columns.n; i++)
@@ -351,16 +369,7 @@ static void run_stores(Rows *w) {
                      ex_emit(K, columns.at[i].value));
         kern_end(K);
     }
-    place(w, false);
-    Index row = index_one(w->rows, w->row);
-    for (int i = 0; i < w->k->roots.n; i++)
-        if (!is_column(w, w->k->roots.at[i]))
-            sink_add(K, &scalars, w->k->roots.at[i], &row, elem(K, w->k->roots.at[i], &row));
-    for (int i = 0; i < scalars.n; i++)
-        lp_store(p, scalars.at[i].buffer, ex_emit(K, scalars.at[i].index),
-                 ex_emit(K, scalars.at[i].value));
     vec_free(&columns);
-    vec_free(&scalars);
     vec_free(&all);
 }
 
@@ -389,7 +398,8 @@ void lower_rows(Lower *L, int kernel) {
         w.now = i;
         run_phase(&w, i);
     }
-    run_stores(&w);
+    store_scalars(&w);
+    store_columns(&w);
     kern_end(K);
     kern_finish(K, tasks);
     kern_drop(K);

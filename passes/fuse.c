@@ -114,18 +114,37 @@ static bool add_value(Value ***at, int *n, int *cap, Value *v) {
 static bool keeps_index(const Node *n, const Value *operand) {
     if (n->op == OP_RESHAPE || n->op == OP_ADAMW || n->op == OP_SGD)
         return n->op == OP_RESHAPE || same_dims(n->in[0], operand);
+    if (n->op == OP_XENT_GRAD)
+        return operand == n->in[0];
     return (op_info[n->op].flags & OPF_ELEM) && same_dims(n->out[0], operand);
+}
+
+/* A row kernel reads the operand of a reduction, and all that makes up row values, before it stores
+ * any column. */
+static bool read_before_columns(const Node *n, const Value *operand, bool member,
+                                int64_t columns_count) {
+    if (member && value_count(operand) < columns_count)
+        return true;
+    return operand == n->in[0] &&
+           (n->op == OP_XENT || n->op == OP_REDUCE_SUM || n->op == OP_REDUCE_MAX ||
+            n->op == OP_REDUCE_MIN || n->op == OP_REDUCE_PROD);
 }
 
 /* The nodes are in graph order; walked backwards, "read at another index" spreads from results to
  * operands. */
 void fuse_finish_kernel(KernelPlan *p, Kernel *k, const int *member, int mark) {
     int n = k->nodes.n;
-    bool same_kind = k->kind == KERNEL_MAP || k->main->op == OP_ADAMW || k->main->op == OP_SGD;
+    bool rows = k->kind == KERNEL_ROWS,
+         epilogue = k->main->op == OP_MATMUL || k->main->op == OP_GROUPED_MATMUL;
+    bool same_kind = k->kind == KERNEL_MAP || rows || epilogue || k->main->op == OP_ADAMW ||
+                     k->main->op == OP_SGD;
+    int64_t whole = 0; /* elements of the largest root */
     bool *moved = xcalloc((size_t)n + 1, sizeof *moved);
-    for (int i = 0; i < k->roots.n && same_kind; i++)
-        if (k->main->op == OP_CONCAT || value_count(k->roots.at[i]) != value_count(k->roots.at[0]))
-            same_kind = false;
+    for (int i = 0; i < k->roots.n; i++) {
+        int64_t count = value_count(k->roots.at[i]);
+        same_kind &= k->main->op != OP_CONCAT && (rows || count == value_count(k->roots.at[0]));
+        whole = count > whole ? count : whole;
+    }
     VEC(Value *) bad = {0};
     for (int i = n - 1; i >= 0; i--) {
         Node *node = k->nodes.at[i];
@@ -133,7 +152,12 @@ void fuse_finish_kernel(KernelPlan *p, Kernel *k, const int *member, int mark) {
             Value *v = node->in[o];
             if (!v)
                 continue;
-            bool same = same_kind && !moved[i] && keeps_index(node, v);
+            bool same =
+                same_kind && !moved[i] &&
+                (keeps_index(node, v) ||
+                 (v == node->in[0] && (node->op == OP_SOFTMAX || node->op == OP_LOG_SOFTMAX)));
+            if (rows)
+                same |= read_before_columns(node, v, member[v->def->id] == mark, whole);
             if (member[v->def->id] == mark) {
                 for (int j = 0; j < i && !same; j++)
                     if (k->nodes.at[j] == v->def)
@@ -156,7 +180,7 @@ void fuse_finish_kernel(KernelPlan *p, Kernel *k, const int *member, int mark) {
         bool clean = p->storage[v->id] == v || value_count(p->storage[v->id]) == value_count(v);
         for (int j = 0; j < bad.n; j++)
             clean &= bad.at[j] != p->storage[v->id];
-        if (clean && value_count(v) == value_count(k->roots.at[0]))
+        if (clean && value_count(v) == whole)
             vec_push(&k->same_index, v);
     }
     vec_free(&bad);

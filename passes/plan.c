@@ -118,8 +118,11 @@ static void place_persistent(Plan *p) {
     p->m->persistent_bytes = at;
 }
 
-/* The kernel reads v at the stored index only, before the store. */
-static bool same_index(const Kernel *k, const Plan *p, const Value *storage) {
+/* The kernel reads v at the index root stores only, before the store. The matrix product itself is
+ * stored before its epilogue reads anything. */
+static bool same_index(const Kernel *k, const Plan *p, const Value *root, const Value *storage) {
+    if (k->kind == KERNEL_GEMM && root->def == k->main)
+        return false;
     for (int i = 0; i < k->same_index.n; i++)
         if (p->k->storage[k->same_index.at[i]->id] == storage)
             return true;
@@ -143,7 +146,7 @@ static void place_updates(Plan *p) {
             kept[param->id])
             continue;
         int made = p->made[s->id], read = p->last[param->id];
-        if (read > made || (read == made && !same_index(&p->k->kernels.at[made], p, param)))
+        if (read > made || (read == made && !same_index(&p->k->kernels.at[made], p, s, param)))
             continue;
         p->m->offset[s->id] = p->m->offset[param->id];
         p->m->updated[i] = true;
@@ -154,6 +157,8 @@ static void place_updates(Plan *p) {
 /* The storage of an operand that dies at kernel i and whose buffer root v can take; NULL: none. */
 static Value *dying(const Plan *p, int i, const Value *v) {
     const Kernel *k = &p->k->kernels.at[i];
+    if (k->kind == KERNEL_GEMM && v->def == k->main)
+        return NULL;
     for (int o = 0; o < k->same_index.n; o++) {
         Value *s = p->k->storage[k->same_index.at[o]->id];
         if (p->last[s->id] == i && !is_leaf(s) && p->made[s->id] < i && !p->shares[s->id] &&

@@ -95,6 +95,17 @@ static const char *const patterns[] = {
     /* results that are views of one another, and of the same value */
     "x = f32[6,8]; y = exp x; z = reshape y {dims=[48]}; s = slice y "
     "{axes=[0],starts=[2],ends=[4],steps=[1]}; t = add s #1; out y z s t",
+    /* buffers that dying operands leave: strided softmax, cross-entropy over its own logits,
+       residual in an epilogue */
+    "x = f32[6,40,5]; a = exp x; b = softmax a {axis=1}; c = log_softmax b {axis=0}; d = cumsum c "
+    "{axis=1}; e = softmax d {axis=2}; out e",
+    "x = f32[24,16]; w = param f32[16,50]; z = matmul x w; l = i64<0,50>[24]; n,e = xent z l "
+    "{ignore_index=7}; g = mul e #0.1; d = xent_grad z l e g {ignore_index=7}\n"
+    "q = matmul d w {trans_b=1}; out n q",
+    "x = f32[40,32]; w = param f32[32,32]; a = tanh x; b = matmul a w; c = add b a; d = matmul c "
+    "w; e = add d c; f = matmul e w; g = add f b; out g",
+    "p = param f32[32,16]; x = f32[40,32]; d = f32[40,16]; g = matmul x d {trans_a=1}; a = add p "
+    "g; update p a",
     /* conv as unfold and a product */
     "x = f32[2,3,9,9]; w = param f32[5,27]; u = unfold x "
     "{kernel=[3,3],strides=[2,2],dilations=[1,1],pads=[1,1,1,1]}; c = reshape u {dims=[2,27,25]}; "
