@@ -260,6 +260,14 @@ void *stgc_run_data(StgcRun *r, const StgcSlot *slot) {
     return r->arena->base + slot->offset;
 }
 
+void *stgc_run_address(const StgcRun *r, const StgcSlot *slot) {
+    return r->arena->base + slot->offset;
+}
+
+void stgc_run_claim(StgcRun *r) {
+    r->family->latest = r;
+}
+
 StgcStatus stgc_run_step(StgcRun *r) {
     if (r->broken)
         return r->broken;
