@@ -135,7 +135,17 @@ static int64_t open_dim(Import *im, const char *input, const Onnx__TensorShapePr
     const char *name = dim_param(s, i);
     const Tensor *given = sized_input(im, input, (int)s->n_dim);
     const int64_t *size = given ? &given->dims[i] : name ? strmap_get(&im->sizes, name) : NULL;
-    return size ? *size : graph_symbol(im->g, name);
+    if (size)
+        return *size;
+    uintptr_t known = name ? (uintptr_t)strmap_get(&im->symbols, name) : 0;
+    if (known)
+        return -(int64_t)known;
+    int64_t dim = graph_symbol(im->g, NULL);
+    if (name) {
+        im->g->symbols.at[-dim - 1] = arena_strdup(&im->g->arena, name);
+        strmap_put(&im->symbols, name, (void *)(uintptr_t)-dim);
+    }
+    return dim;
 }
 
 /* Element type and dims of a graph input; false with a diagnostic. */
@@ -295,6 +305,16 @@ static void check_arity(OpCall *c) {
             call_fail(c, "input %d is missing", i);
 }
 
+/* Whether operand i may be a sequence; elsewhere readers count on a tensor. */
+static bool takes_sequence(const OpRow *r, int i) {
+    static const char *const first[] = {"Identity",       "SequenceAt",     "SequenceErase",
+                                        "SequenceLength", "SequenceInsert", "ConcatFromSequence"};
+    for (int k = 0; i == 0 && k < COUNT_OF(first); k++)
+        if (!strcmp(r->op_type, first[k]))
+            return true;
+    return i >= 2 && !strcmp(r->op_type, "Loop");
+}
+
 static void bind_operands(OpCall *c) {
     Arena *a = &c->im->scratch;
     c->in = ARENA_ARRAY(a, Value *, c->nin + 1);
@@ -308,6 +328,9 @@ static void bind_operands(OpCall *c) {
             call_skip(c);
         c->in[i] = b ? b->value : NULL;
         c->seq[i] = b ? b->seq : NULL;
+        if (c->seq[i] && !takes_sequence(c->row, i))
+            call_fail(c, "operand %d \"%s\" is a sequence; a tensor is expected", i,
+                      diag_safe(c->im->d, c->node->input[i]));
         if (i < c->row->min_in && !c->in[i] && !c->seq[i])
             call_fail(c, "input %d is missing", i);
     }
@@ -422,6 +445,7 @@ static Graph *import_file(OnnxFile *f, const ImportLimits *limits, Diag *d) {
     strmap_free(&im.ops);
     strmap_free(&im.functions);
     strmap_free(&im.sizes);
+    strmap_free(&im.symbols);
     vec_free(&im.partial);
     vec_free(&im.shape_of);
     vec_free(&im.evaluated);

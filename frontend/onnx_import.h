@@ -78,6 +78,7 @@ typedef struct Import {
     StrMap ops;       /* "Add" or "com.microsoft:MoE" -> first OpRow of that name */
     StrMap functions; /* function_key -> FunctionInfo */
     StrMap sizes;  /* symbol of an input -> its size, const int64_t *, as given by limits->sized */
+    StrMap symbols; /* name of a dim -> its symbol, negated */
     Opsets opsets; /* of the main graph */
     ExternalFiles external;
     Arena scratch;
