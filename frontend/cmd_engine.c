@@ -204,10 +204,6 @@ static void copy_tensor(Tensor *to, const Tensor *from) {
     }
 }
 
-bool engine_has_input(const Engine *e, const char *name) {
-    return e->reference ? strmap_get(&e->inputs, name) != NULL : find_slot(e, name, true) != NULL;
-}
-
 void engine_input(Engine *e, const char *name, const Tensor *t) {
     if (e->reference) {
         Tensor *to = strmap_get(&e->inputs, name);
