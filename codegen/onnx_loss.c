@@ -33,9 +33,8 @@ void emit_xent_grad(Emit *E, const Node *n) {
     const Value *x = n->in[0];
     DType t = emit_compute_type(x->dtype);
     int64_t column[2] = {x->dims[0], 1}, classes = x->dims[1];
-    const char *logits = emit_as(E, x, t), *lse = put_reshape(E, emit_as(E, n->in[2], t), 2, column);
     Labels l = read_labels(E, n);
-    const char *p = PUT(E, "Exp", PUT(E, "Sub", logits, lse));
+    const char *p = PUT_AXIS(E, "Softmax", 1, emit_as(E, x, t)); /* closer than exp(x - lse) */
     const char *hot = put_cast(E, PUT(E, "Equal", l.at, put_iota(E, classes, 1, 0, 1, &classes)), DT_BOOL, t);
     const char *g = PUT(E, "Where", l.ignored, put_f(E, t, 0), emit_as(E, n->in[3], t));
     emit_result_from(E, n->out[0], PUT(E, "Mul", PUT(E, "Sub", p, hot), put_reshape(E, g, 2, column)), t);

@@ -90,6 +90,9 @@ bool job_failed(const Job *j);
  * regions that would compute something else than the model (unless --allow-unraised) and, under
  * --require-moe, models without an MoE layer. */
 bool job_compile(Job *j, Graph *g, TrainWants wants, bool *stopped);
+/* What --skip names, and raise_moe for a training graph that `transform` wrote: its experts are taken
+ * apart, forward and backward, and are no layers to find. vec_free it. */
+StrList job_skips(const Job *j);
 /* Every input of the compiled graph is among the arrays, with its type and shape; labels lie in
  * range, floats are no NaN. */
 bool job_check_inputs(Job *j, const Graph *g, bool refuse_nan);
@@ -124,7 +127,6 @@ void engine_refresh(EngineSlot *s);
  * engine, by name. NULL with diagnostics. */
 Engine *engine_new(Graph *g, const Options *o, Engine *share, Diag *d);
 void engine_free(Engine *e);
-bool engine_has_input(const Engine *e, const char *name);
 void engine_input(Engine *e, const char *name, const Tensor *t); /* copies; the shape was checked */
 bool engine_step(Engine *e, Diag *d);                            /* one step; updates applied */
 /* An output of the last step as a tensor of type t (DT_NONE: its own); NULL if there is none of

@@ -203,18 +203,24 @@ static bool has_free_sizes(const Graph *g) {
 
 static bool inspect(Job *j) {
     bool free_sizes = has_free_sizes(j->g), stopped = false;
+    const char *training = onnx_metadata(j->file, "stgc.emit");
     if (!job_bind_samples(j))
         return false;
+    StrList skip = job_skips(j);
     Compile c = {.g = j->g,
                  .recipe = j->recipe,
                  .diag = &j->model_diag,
                  .allow_unraised = true,
                  .dump = j->o->dump,
                  .stop_after = j->o->stop_after,
-                 .skip = j->o->skip,
+                 .skip = skip,
                  .dump_to = stdout};
     MoeLayers layers = {0};
     bool ok = passes_run(&c, &stopped);
+    vec_free(&skip);
+    if (ok && !stopped && training && !j->o->json)
+        printf("Training graph written by stgcc transform (%s): its layers are in pieces\n",
+               diag_safe(&j->model_diag, training));
     if (ok)
         moe_layers(c.g, &layers);
     bool show = ok && !stopped;

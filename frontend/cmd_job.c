@@ -191,7 +191,29 @@ static bool report_no_moe(Job *j, const Compile *c) {
     return !j->o->require_moe;
 }
 
+StrList job_skips(const Job *j) {
+    StrList skip = {0};
+    for (int i = 0; i < j->o->skip.n; i++)
+        vec_push(&skip, j->o->skip.at[i]);
+    if (onnx_metadata(j->file, "stgc.emit"))
+        vec_push(&skip, "raise_moe");
+    return skip;
+}
+
+/* A training graph is not trained once more. */
+static bool check_not_training(Job *j, const TrainWants *wants) {
+    if (!wants->train || !onnx_metadata(j->file, "stgc.emit"))
+        return true;
+    diag_error(&j->model_diag, EXIT_MODEL,
+               "this is a training graph already, written by 'stgcc transform'");
+    diag_more(&j->model_diag, "give the model that it was made from");
+    return false;
+}
+
 bool job_compile(Job *j, Graph *g, TrainWants wants, bool *stopped) {
+    if (!check_not_training(j, &wants))
+        return false;
+    StrList skip = job_skips(j);
     Compile c = {.g = g,
                  .recipe = j->recipe,
                  .wants = wants,
@@ -199,9 +221,10 @@ bool job_compile(Job *j, Graph *g, TrainWants wants, bool *stopped) {
                  .allow_unraised = j->o->allow_unraised,
                  .dump = is_code_dump(j->o->dump) ? NULL : j->o->dump,
                  .stop_after = j->o->stop_after,
-                 .skip = j->o->skip,
+                 .skip = skip,
                  .dump_to = stdout};
     bool ok = passes_run(&c, stopped);
+    vec_free(&skip);
     if (ok && !wants.apply_only)
         ok = report_not_raised(j, &c) && (!wants.train || report_no_moe(j, &c));
     vec_free(&c.not_raised);

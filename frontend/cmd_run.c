@@ -93,8 +93,22 @@ static bool write_outputs(Job *j, Engine *e, const OutputTypes *types) {
     return false;
 }
 
+/* Code is compiled for known sizes; the reference evaluator takes what only data decide. */
+static bool sizes_are_known(const Graph *g) {
+    FOR_NODES(n, g)
+    for (int i = 0; i < n->nout; i++)
+        if (!value_known(n->out[i]))
+            return false;
+    return true;
+}
+
 static bool execute(Job *j, const OutputTypes *types) {
-    Engine *e = engine_new(j->g, j->o, NULL, &j->model_diag);
+    Options options = *j->o;
+    if (options.engine == ENGINE_CPU && !sizes_are_known(j->g)) {
+        options.engine = ENGINE_REFERENCE;
+        diag_warning(&j->model_diag, "some sizes depend on data: computed by the reference evaluator, which is slow");
+    }
+    Engine *e = engine_new(j->g, &options, NULL, &j->model_diag);
     if (!e)
         return false;
     for (int i = 0; i < j->data.names.n; i++)

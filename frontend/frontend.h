@@ -31,6 +31,8 @@ typedef struct OnnxFile OnnxFile;
 Graph *onnx_import(const char *path, const ImportLimits *limits, OnnxFile **file, Diag *d);
 Graph *onnx_import_bytes(const uint8_t *bytes, size_t n, const char *dir, const ImportLimits *limits, OnnxFile **file, Diag *d);
 void onnx_file_free(OnnxFile *f);
+/* The model's metadata property `key` ("stgc.emit" of a training graph that `transform` wrote); NULL if there is none. */
+const char *onnx_metadata(const OnnxFile *f, const char *key);
 
 /* Trained weights back into the model: writes the original model with initializers replaced by `values` (by name; types
  * converted back to the initializer's), atomically (temporary, fsync, rename). Copies of merged experts
