@@ -298,6 +298,8 @@ bool onnx_write_training(const Graph *g, const char *path, const OnnxOptions *o,
         for (int i = 0; i < n->nout; i++)
             if (!E.name[n->out[i]->id] && !E.pieces[n->out[i]->id])
                 E.name[n->out[i]->id] = ""; /* unused, or reported */
+        if (E.stgc_layer[n->id] && n->out[0]->name)
+            emit_named_rows(&E, n->out[0], E.stgc_layer[n->id] - 1);
     }
     bool ok = d->errors == errors;
     if (ok) {

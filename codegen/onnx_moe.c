@@ -96,6 +96,7 @@ void emit_dispatch(Emit *E, const Node *n) {
     const char *experts = mask ? put_iota(E, pairs, 1, k, 1, &pairs) : put_reshape(E, expert, 1, &pairs);
     l->row_expert = by_row(E, l, place, experts, pairs);
     E->layers[n->out[0]->id] = l;
+    *emit_memo(E, "layer", emit_format(E, "%d", l->index)) = l;
     emit_result(E, n->out[0], l->offsets);
     emit_result(E, n->out[1], by_row(E, l, place, put_iota(E, pairs, k, 0, 1, &pairs), pairs));
     emit_result(E, n->out[2], by_row(E, l, place, put_iota(E, pairs, 1, 0, 1, &pairs), pairs));
@@ -283,6 +284,20 @@ static void pieces_result(Emit *E, const Value *v, EmitPieces *p, DType computed
     const char *x = p->stacked ? join_stack(E, p->layer, p, v) : join_rows(E, p->layer, p->at, v->rank, computed);
     E->pieces[v->id] = NULL;
     emit_result_from(E, v, x, computed);
+}
+
+void emit_named_rows(Emit *E, const Value *v, int layer) {
+    EmitLayer *l = *emit_memo(E, "layer", emit_format(E, "%d", layer));
+    if (!l || v->rank != 1 || v->dims[0] != l->rows || !E->name[v->id] || !*E->name[v->id])
+        return;
+    const char **cut = cuts(E, l), *x = E->name[v->id];
+    EmitPieces *p = new_pieces(E, l, false);
+    for (int e = 0; e < l->experts; e++) {
+        E->scope = expert_scope(E, l, e, v->name);
+        p->at[e] = put_slice(E, x, 0, cut[e], cut[e + 1]);
+    }
+    E->pieces[v->id] = p;
+    E->name[v->id] = NULL;
 }
 
 /* ---- products by expert ---- */

@@ -282,7 +282,7 @@ const char *emit_as(Emit *E, const Value *v, DType t) {
 void emit_result(Emit *E, const Value *v, const char *name) {
     E->name[v->id] = name;
     bool ours = strmap_get(&E->producers, name) != NULL && !strmap_get(&E->final_names, name);
-    if (ours && v->name && *v->name && strmap_put(&E->value_names, v->name, ARENA_NEW(&E->arena, int))) {
+    if (ours && !E->stgc_layer[v->def->id] && v->name && *v->name && strmap_put(&E->value_names, v->name, ARENA_NEW(&E->arena, int))) {
         const char **slot = ARENA_NEW(&E->arena, const char *);
         *slot = v->name;
         strmap_put(&E->final_names, name, slot);

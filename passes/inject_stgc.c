@@ -118,6 +118,8 @@ static Stats row_stats(StgcLayer *s, const StgcCapture *cap) {
     if (st.valid)
         against = bin(s, OP_AND, against, st.valid);
     st.conflict = to_f32(s, against);
+    st.cos->name = "cos"; /* for readers of what is emitted */
+    st.conflict->name = "conflict";
     return st;
 }
 
