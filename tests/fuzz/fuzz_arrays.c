@@ -1,4 +1,5 @@
-/* fuzz_arrays.c: .npz and .npy bytes; what is accepted is touched to its last byte and written and read again. */
+/* fuzz_arrays.c: .npz and .npy bytes; what is accepted is touched to its last byte and written and
+ * read again. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-/* fuzz_checkpoint.c: checkpoint bytes. The mutator repairs the header's length and checksum most of the time, or nothing
- * behind them would ever be reached. */
+/* fuzz_checkpoint.c: checkpoint bytes. The mutator repairs the header's length and checksum most of
+ * the time, or nothing behind them would ever be reached. */
 #include <stdlib.h>
 #include <string.h>
 

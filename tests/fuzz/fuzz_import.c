@@ -1,4 +1,5 @@
-/* fuzz_import.c: bytes -> Graph -> sizes bound -> shapes inferred -> canonical form, verified on the way. */
+/* fuzz_import.c: bytes -> Graph -> sizes bound -> shapes inferred -> canonical form, verified on
+ * the way. */
 #include <stdlib.h>
 
 #include "frontend/bind.h"

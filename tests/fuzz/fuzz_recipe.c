@@ -1,4 +1,5 @@
-/* fuzz_recipe.c: recipe text; what is accepted prints and reads back as itself. The first line doubles as a --set. */
+/* fuzz_recipe.c: recipe text; what is accepted prints and reads back as itself. The first line
+ * doubles as a --set. */
 #include <stdlib.h>
 #include <string.h>
 

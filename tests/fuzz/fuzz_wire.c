@@ -1,4 +1,5 @@
-/* fuzz_wire.c: the wire scan, and what it promises: a message it lets through unpacks under the same cap. */
+/* fuzz_wire.c: the wire scan, and what it promises: a message it lets through unpacks under the
+ * same cap. */
 #include <stdlib.h>
 
 #include "frontend/onnx_wire.h"

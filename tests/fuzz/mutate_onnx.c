@@ -1,6 +1,7 @@
-/* mutate_onnx.c: libFuzzer's mutator for ONNX: it changes one field of one message and repairs the lengths around it, so
- * that most of what it makes is protobuf again. Operators and attribute names come from the importer's own table, other
- * names from the model. One time in eight it changes plain bytes instead, as libFuzzer would. */
+/* mutate_onnx.c: libFuzzer's mutator for ONNX: it changes one field of one message and repairs the
+ * lengths around it, so that most of what it makes is protobuf again. Operators and attribute names
+ * come from the importer's own table, other names from the model. One time in eight it changes
+ * plain bytes instead, as libFuzzer would. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -117,8 +118,10 @@ static const ProtobufCFieldDescriptor *describe(const ProtobufCMessageDescriptor
 static const uint8_t *whole; /* the input, where names and messages are borrowed from */
 static size_t whole_n;
 
-/* A random field of the input whose descriptor is `want`, found by walking down at random; NULL if the walk misses. */
-static const ProtobufCFieldDescriptor *borrow(const ProtobufCMessageDescriptor *want_message, bool name, Field *out) {
+/* A random field of the input whose descriptor is `want`, found by walking down at random; NULL if
+ * the walk misses. */
+static const ProtobufCFieldDescriptor *borrow(const ProtobufCMessageDescriptor *want_message,
+                                              bool name, Field *out) {
     static Field f[MAX_FIELDS];
     for (int attempt = 0; attempt < 24; attempt++) {
         const ProtobufCMessageDescriptor *d = &onnx__model_proto__descriptor;
@@ -183,8 +186,25 @@ static void put_text(Out *o, const ProtobufCMessageDescriptor *d, uint64_t tag, 
 }
 
 static uint64_t number(const Field *f) {
-    static const int64_t special[] = {0, 1, 2, 3, 7, 8, -1, -2, 16, 127, 128, 255, 1 << 16, INT32_MAX, INT32_MIN,
-                                      (int64_t)1 << 40, INT64_MAX, INT64_MIN, INT64_MAX - 1};
+    static const int64_t special[] = {0,
+                                      1,
+                                      2,
+                                      3,
+                                      7,
+                                      8,
+                                      -1,
+                                      -2,
+                                      16,
+                                      127,
+                                      128,
+                                      255,
+                                      1 << 16,
+                                      INT32_MAX,
+                                      INT32_MIN,
+                                      (int64_t)1 << 40,
+                                      INT64_MAX,
+                                      INT64_MIN,
+                                      INT64_MAX - 1};
     uint64_t v = 0;
     const uint8_t *p = f->body;
     get_varint(&p, f->body + f->n, &v);
@@ -207,7 +227,8 @@ static void put_bytes_changed(Out *o, uint64_t tag, const Field *f) {
     put_block(o, tag, scratch, LLVMFuzzerMutate(scratch, n, pick(2) && n ? n : sizeof scratch));
 }
 
-static void change_message(Out *o, const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n, int depth);
+static void change_message(Out *o, const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n,
+                           int depth);
 
 /* A new value for one field. */
 static void change_field(Out *o, const ProtobufCMessageDescriptor *d, const Field *f, int depth) {
@@ -268,7 +289,8 @@ static void put_new(Out *o, const ProtobufCMessageDescriptor *d) {
     }
 }
 
-static void change_message(Out *o, const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n, int depth) {
+static void change_message(Out *o, const ProtobufCMessageDescriptor *d, const uint8_t *p, size_t n,
+                           int depth) {
     Field *f = xcalloc(MAX_FIELDS, sizeof *f);
     int count = split(p, n, f);
     uint64_t what = count ? pick(16) : 0;

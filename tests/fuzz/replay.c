@@ -1,4 +1,5 @@
-/* replay.c: the main of a fuzz target where libFuzzer is absent: runs every file of the folders and every file named. */
+/* replay.c: the main of a fuzz target where libFuzzer is absent: runs every file of the folders and
+ * every file named. */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
