@@ -69,9 +69,13 @@ static void add_input(Emit *E, const char *name, const Value *v) {
     vec_push(&E->inputs, onnx_value_info(&E->arena, name, v->dtype, v->rank, v->dims));
 }
 
+bool emit_is_hyper(const Emit *E, const Node *n) {
+    return E->step && n->op == OP_INPUT && !strcmp(node_str(n, AT_NAME, ""), "hyper") && n->src && !strcmp(n->src->op_type, "optimizer");
+}
+
 void emit_input(Emit *E, const Node *n) {
     const char *name = node_str(n, AT_NAME, "");
-    if (E->step && !strcmp(name, "hyper") && n->src && !strcmp(n->src->op_type, "optimizer")) {
+    if (emit_is_hyper(E, n)) {
         E->scope = "optimizer/";
         emit_result(E, n->out[0], emit_hyper(E));
         return;
@@ -110,7 +114,7 @@ void emit_constant(Emit *E, const Node *n) {
 
 static void claim_leaves(Emit *E) {
     FOR_NODES(n, E->g)
-    if (n->op == OP_INPUT && !(E->step && !strcmp(node_str(n, AT_NAME, ""), "hyper")))
+    if (n->op == OP_INPUT && !emit_is_hyper(E, n))
         claim(E, node_str(n, AT_NAME, ""), "an input");
     else if (n->op == OP_PARAM)
         claim(E, param_name(n->out[0]), "a parameter");
@@ -154,6 +158,8 @@ static void add_outputs(Emit *E) {
         add_output(E, &given, emit_format(E, "%s.next", param_name(u->param)), emit_name(E, u->value), u->value->dtype, u->value->rank,
                    u->value->dims);
     }
+    if (E->step)
+        vec_push(&E->inputs, onnx_value_info(&E->arena, "step", DT_I64, 0, NULL));
     if (E->step)
         add_output(E, &given, "step.next", emit_step_next(E), DT_I64, 0, NULL);
     strmap_free(&given);

@@ -71,7 +71,6 @@ const char *emit_hyper(Emit *E) {
     int64_t rest = 5;
     Tensor *tail = tensor_new(&E->arena, DT_F32, 1, &rest); /* gradient scale 1, then nothing */
     tensor_set_f(tail, 0, 1);
-    vec_push(&E->inputs, onnx_value_info(&E->arena, "step", DT_I64, 0, NULL));
     return PUT_AXIS(E, "Concat", 0, lr, c1, c2, put_tensor(E, tail, NULL));
 }
 
@@ -127,7 +126,7 @@ static const char *scale(Emit *E, const char *x, double by) {
 /* g * gradient scale; the scale is 1 unless something made hyper anew. */
 static const char *scaled_gradient(Emit *E, const Value *g, const Value *hyper) {
     const char *x = emit_as(E, g, DT_F32);
-    return hyper->def->op == OP_INPUT ? x : PUT(E, "Mul", x, hyper_parts(E, hyper)[3]);
+    return emit_is_hyper(E, hyper->def) ? x : PUT(E, "Mul", x, hyper_parts(E, hyper)[3]);
 }
 
 /* m = b1 m + (1-b1) g, v = b2 v + (1-b2) g^2, p = p (1 - lr wd) - lr (m c1) / (sqrt(v c2) + eps) */

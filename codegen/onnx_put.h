@@ -121,6 +121,7 @@ const char *emit_join(Emit *E, const Value *v); /* the whole of a value in piece
 /* Rows v[R] that have a name become a value by expert of that name, "stgc/layer_I/expert_E/NAME", and are read as such. */
 void emit_named_rows(Emit *E, const Value *v, int layer);
 /* ---- the step's hyper f32[8] from input "step" (onnx_optimizer.c) ---- */
+bool emit_is_hyper(const Emit *E, const Node *n); /* the input that training fills every step */
 const char *emit_hyper(Emit *E);
 const char *emit_step_next(Emit *E);
 
