@@ -10,6 +10,7 @@ target_include_directories(stgc INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_IN
 install(FILES runtime/stgc.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES examples/train.c examples/train_ctypes.py DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples)
 
+file(RELATIVE_PATH STGC_PC_TO_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 configure_file(cmake/stgc.pc.in ${PROJECT_BINARY_DIR}/stgc.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/stgc.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 

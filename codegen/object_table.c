@@ -12,6 +12,7 @@
 typedef struct Table {
     LlvmIr *x;
     LLVMTargetDataRef layout;
+    StrMap constants; /* by slot name, which says what they hold: programs share them */
 } Table;
 
 /* Fields of one struct, in order. */
@@ -87,6 +88,15 @@ bool object_slot_outside(const StgcSlot *s) {
              (strncmp(s->name, "const/", 6) != 0 || s->bytes > OBJECT_CONST_BYTES)));
 }
 
+static LLVMValueRef shared_constant(Table *t, const StgcSlot *s) {
+    LLVMValueRef g = strmap_get(&t->constants, s->name);
+    if (!g) {
+        g = bytes(t, s->init, (size_t)s->bytes, 64);
+        strmap_put(&t->constants, s->name, g);
+    }
+    return g;
+}
+
 static LLVMValueRef slot(Table *t, const StgcSlot *s) {
     Fields f = {.t = t};
     put_text(&f, s->name);
@@ -97,7 +107,7 @@ static LLVMValueRef slot(Table *t, const StgcSlot *s) {
     put_i64(&f, s->offset);
     put_i64(&f, s->bytes);
     bool inside = s->init && s->bytes > 0 && !object_slot_outside(s);
-    put(&f, inside ? bytes(t, s->init, (size_t)s->bytes, 64) : null_ptr(t));
+    put(&f, inside ? shared_constant(t, s) : null_ptr(t));
     return finish(&f, sizeof(StgcSlot));
 }
 
@@ -245,5 +255,6 @@ LLVMMemoryBufferRef object_table(const StgcLibrary *about, const ObjectProgram *
     LLVMDisposeTargetData(t.layout);
     LLVMDisposeTargetMachine(tm);
     llvm_ir_free(t.x);
+    strmap_free(&t.constants);
     return object;
 }

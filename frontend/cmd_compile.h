@@ -13,6 +13,10 @@ uint64_t identity_model(const Graph *g);
 char *identity_recipe(const Recipe *r);
 StgcTraining identity_training(const Recipe *r);
 
+/* cmd_library.c: a compiled library where a command takes a model. */
+bool is_library(const char *path);
+int library_step(const Options *o);
+
 /* cmd_compile_header.c: STEP.h, the C header beside a library: its tensors and how to call it. */
 typedef struct HeaderText {
     const char *library;    /* file name without folder */

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "frontend/cmd.h"
+#include "frontend/cmd_compile.h"
 
 static const char *output_key(Job *j, const char *name) {
     static const char *const kept[] = {"loss/", "grad/", "moe/", "out/"};
@@ -77,6 +77,8 @@ static bool execute(Job *j, Graph *g) {
 }
 
 int cmd_step(const Options *o) {
+    if (is_library(o->model))
+        return library_step(o);
     Job j;
     bool stopped = false;
     TrainWants wants = {.train = true, .grads = true, .detail = true};

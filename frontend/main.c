@@ -44,7 +44,7 @@ const Command commands[] = {
     {"export", "MODEL.onnx --params P.safetensors -o OUT.onnx",
      "trained parameters back into the model", cmd_export,
      "Writes the model with the initializers that P names replaced."},
-    {"step", "MODEL.onnx -c C.yaml --data BATCH.npz -o OUT.npz",
+    {"step", "MODEL.onnx|STEP.so -c C.yaml --data BATCH.npz -o OUT.npz",
      "one training step laid open: losses, gradients, cosines", cmd_step,
      "Computes one training step without updating anything and writes loss/*, out/NAME,\n"
      "grad/INITIALIZER and moe/LAYER/* as float32 arrays."},

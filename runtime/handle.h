@@ -51,7 +51,8 @@ bool handle_begin(Stgc *h);
 StgcRun *handle_run(Stgc *h, StgcProgram p);
 
 /* stgc_tensor.c */
-bool entries_make(Stgc *h); /* false: no memory */
+extern const StgcProgram entry_order[STGC_PROGRAMS]; /* in which programs are searched for a name */
+bool entries_make(Stgc *h);                          /* false: no memory */
 void entries_free(Stgc *h);
 Entry *entry_find(const Stgc *h, const char *name);
 const StgcSlot *entry_slot(const Entry *e);

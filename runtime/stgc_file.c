@@ -65,23 +65,32 @@ StgcStatus stgc_load_memory(Stgc *h, const void *bytes, size_t n) {
     return handle_begin(h) ? load(h, NULL, bytes, n) : h->status;
 }
 
-/* The entries of some kinds as tensors with their bytes; NULL with an error. */
+static bool wanted(const Entry *e, bool frozen, bool state) {
+    return e->kind == STGC_PARAMETER || (frozen && e->kind == STGC_FROZEN) ||
+           (state && e->kind == STGC_STATE);
+}
+
+/* The tensors of some kinds with their bytes, in the order of the programs' slots, which is the
+ * order in which `stgcc train` writes them; NULL with an error. */
 static StgcCkptTensor *collect(Stgc *h, bool frozen, bool state, uint32_t *n) {
     StgcCkptTensor *t = calloc((size_t)h->nentries + 1, sizeof *t);
     *n = 0;
-    for (int32_t i = 0; t && i < h->nentries && h->status == STGC_OK; i++) {
-        const Entry *e = &h->entries[i];
-        if (!(e->kind == STGC_PARAMETER || (frozen && e->kind == STGC_FROZEN) ||
-              (state && e->kind == STGC_STATE)))
-            continue;
-        const StgcSlot *s = entry_slot(e);
-        t[*n] = (StgcCkptTensor){.name = e->name,
-                                 .type = s->type,
-                                 .rank = s->rank,
-                                 .bytes = s->bytes,
-                                 .data = entry_data(h, e)};
-        memcpy(t[*n].dims, s->dims, sizeof s->dims);
-        ++*n;
+    for (int k = 0; t && k < STGC_PROGRAMS; k++) {
+        StgcProgram p = entry_order[k];
+        const StgcStep *step = h->variant->programs[p];
+        for (uint32_t i = 0; step && i < step->nslots && h->status == STGC_OK; i++) {
+            const StgcSlot *s = &step->slots[i];
+            const Entry *e = entry_find(h, s->name);
+            if (!e || entry_slot(e) != s || !wanted(e, frozen, state))
+                continue;
+            t[*n] = (StgcCkptTensor){.name = e->name,
+                                     .type = s->type,
+                                     .rank = s->rank,
+                                     .bytes = s->bytes,
+                                     .data = entry_data(h, e)};
+            memcpy(t[*n].dims, s->dims, sizeof s->dims);
+            ++*n;
+        }
     }
     if (!t)
         handle_fail(h, STGC_ERR_RESOURCE, "no memory for a list of tensors");

@@ -9,6 +9,9 @@
 
 /* ---- the list ---- */
 
+const StgcProgram entry_order[STGC_PROGRAMS] = {STGC_PROGRAM_TRAIN, STGC_PROGRAM_MICRO,
+                                                STGC_PROGRAM_APPLY, STGC_PROGRAM_GRADIENTS};
+
 static const StgcStep *program(const Stgc *h, int p) {
     return h->variant->programs[p];
 }
@@ -90,8 +93,6 @@ static void sort_names(Stgc *h) {
 }
 
 bool entries_make(Stgc *h) {
-    static const StgcProgram order[] = {STGC_PROGRAM_TRAIN, STGC_PROGRAM_MICRO, STGC_PROGRAM_APPLY,
-                                        STGC_PROGRAM_GRADIENTS};
     size_t most = 1;
     for (int p = 0; p < STGC_PROGRAMS; p++)
         most += program(h, p) ? program(h, p)->nslots : 0;
@@ -101,7 +102,7 @@ bool entries_make(Stgc *h) {
         return false;
     for (int part = 0; part < 5; part++) {
         for (int k = 0; k < STGC_PROGRAMS; k++) {
-            add_part(h, order[k], part);
+            add_part(h, entry_order[k], part);
             sort_names(h);
         }
         h->nshown = part < 4 ? h->nentries : h->nshown;
