@@ -186,16 +186,28 @@ static bool input_type(Import *im, const Onnx__ValueInfoProto *info, Value *v) {
     return v->rank >= 0;
 }
 
-static const Tensor *known_input(const Import *im, const char *name) {
-    for (int i = 0; im->limits && i < im->limits->nknown; i++)
-        if (!strcmp(im->limits->known[i].name, name))
-            return im->limits->known[i].tensor;
-    return NULL;
+/* The given value of an input, if it is one that the model declares; what does not fit is left to
+ * the checks of the data. */
+static const Tensor *known_input(const Import *im, const Onnx__ValueInfoProto *info) {
+    const Onnx__TypeProto *t = info->type;
+    const Tensor *k = NULL;
+    for (int i = 0; im->limits && i < im->limits->nknown && !k; i++)
+        if (!strcmp(im->limits->known[i].name, info->name))
+            k = im->limits->known[i].tensor;
+    if (!k || !t || t->value_case != ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE ||
+        dtype_of_onnx(t->tensor_type->elem_type) != k->dtype || !t->tensor_type->shape)
+        return NULL;
+    const Onnx__TensorShapeProto *s = t->tensor_type->shape;
+    bool fits = s->n_dim == (size_t)k->rank;
+    for (int i = 0; fits && i < k->rank; i++)
+        fits = s->dim[i]->value_case != ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE ||
+               s->dim[i]->dim_value == k->dims[i];
+    return fits ? k : NULL;
 }
 
 static void import_input(Import *im, const Onnx__ValueInfoProto *info, Scope *s) {
     Builder b = builder_at_end(im->g, graph_source(im->g, info->name, "input"));
-    const Tensor *known = known_input(im, info->name);
+    const Tensor *known = known_input(im, info);
     if (known) {
         Value *v = op_const(&b, known);
         partial_of_node(im, v->def);
@@ -315,6 +327,11 @@ static bool takes_sequence(const OpRow *r, int i) {
     return i >= 2 && !strcmp(r->op_type, "Loop");
 }
 
+/* Operands from here on (up to min_in, or all where there may be any number) must be there. */
+static int first_given(const OpRow *r) {
+    return r->max_in >= 0 || r->min_in ? 0 : !strcmp(r->op_type, "Loop") ? 2 : 1;
+}
+
 static void bind_operands(OpCall *c) {
     Arena *a = &c->im->scratch;
     c->in = ARENA_ARRAY(a, Value *, c->nin + 1);
@@ -331,7 +348,8 @@ static void bind_operands(OpCall *c) {
         if (c->seq[i] && !takes_sequence(c->row, i))
             call_fail(c, "operand %d \"%s\" is a sequence; a tensor is expected", i,
                       diag_safe(c->im->d, c->node->input[i]));
-        if (i < c->row->min_in && !c->in[i] && !c->seq[i])
+        if (i >= first_given(c->row) && i < (c->row->max_in < 0 ? c->nin : c->row->min_in) &&
+            !c->in[i] && !c->seq[i])
             call_fail(c, "input %d is missing", i);
     }
     for (int i = 0; i < c->nout; i++)
