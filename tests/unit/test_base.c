@@ -29,7 +29,7 @@ static void arena_keeps_every_allocation(void **state) {
 
 static void strmap_keeps_the_first(void **state) {
     StrMap m = {0};
-    char keys[1000][8];
+    char keys[1000][16];
     for (int i = 0; i < 1000; i++) {
         snprintf(keys[i], sizeof keys[i], "k%d", i);
         assert_true(strmap_put(&m, keys[i], keys[i]));
