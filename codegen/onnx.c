@@ -1,4 +1,5 @@
-/* onnx.c: the walk that turns a training Graph into a ModelProto: leaves, every node by its hook, outputs, clean-up.
+/* onnx.c: the walk that turns a training Graph into a ModelProto: leaves, every node by its hook,
+ * outputs, clean-up.
  *
  * Needs: every dim known. Gives: nodes in the Graph's order, nothing that no output needs. */
 #include "codegen/onnx.h"
@@ -49,7 +50,8 @@ static void find_layers(Emit *E) {
 static const char *scope_of(Emit *E, const Node *n) {
     const char *name = n->src ? n->src->name : "", *kind = n->src ? n->src->op_type : "";
     if (!strcmp(kind, "stgc"))
-        return E->stgc_layer[n->id] ? emit_format(E, "stgc/layer_%d/", E->stgc_layer[n->id] - 1) : "stgc/";
+        return E->stgc_layer[n->id] ? emit_format(E, "stgc/layer_%d/", E->stgc_layer[n->id] - 1)
+                                    : "stgc/";
     if (!*name)
         return *kind ? emit_format(E, "%s/", kind) : "stgc/";
     if (n->op == OP_ADAMW || n->op == OP_SGD)
@@ -62,7 +64,9 @@ static const char *scope_of(Emit *E, const Node *n) {
 /* Takes a name that must not be anybody else's. */
 static void claim(Emit *E, const char *name, const char *what) {
     if (!strmap_put(&E->value_names, name, ARENA_NEW(&E->arena, int)))
-        diag_error(E->d, EXIT_MODEL, "the name \"%s\" of %s is also that of another tensor of the training graph", diag_safe(E->d, name), what);
+        diag_error(E->d, EXIT_MODEL,
+                   "the name \"%s\" of %s is also that of another tensor of the training graph",
+                   diag_safe(E->d, name), what);
 }
 
 static void add_input(Emit *E, const char *name, const Value *v) {
@@ -70,7 +74,8 @@ static void add_input(Emit *E, const char *name, const Value *v) {
 }
 
 bool emit_is_hyper(const Emit *E, const Node *n) {
-    return E->step && n->op == OP_INPUT && !strcmp(node_str(n, AT_NAME, ""), "hyper") && n->src && !strcmp(n->src->op_type, "optimizer");
+    return E->step && n->op == OP_INPUT && !strcmp(node_str(n, AT_NAME, ""), "hyper") && n->src &&
+           !strcmp(n->src->op_type, "optimizer");
 }
 
 void emit_input(Emit *E, const Node *n) {
@@ -123,15 +128,18 @@ static void claim_leaves(Emit *E) {
     for (int i = 0; i < E->g->outputs.n; i++)
         claim(E, E->g->outputs.at[i].name, "an output");
     for (int i = 0; i < E->g->updates.n; i++)
-        claim(E, emit_format(E, "%s.next", param_name(E->g->updates.at[i].param)), "an updated parameter");
+        claim(E, emit_format(E, "%s.next", param_name(E->g->updates.at[i].param)),
+              "an updated parameter");
     if (E->step)
         claim(E, "step.next", "an output");
 }
 
 /* ---- outputs ---- */
 
-/* Gives `value` out under `name`: by renaming the node's result, or by a copy if it has an output's name already. */
-static void add_output(Emit *E, StrMap *given, const char *name, const char *value, DType t, int rank, const int64_t *dims) {
+/* Gives `value` out under `name`: by renaming the node's result, or by a copy if it has an output's
+ * name already. */
+static void add_output(Emit *E, StrMap *given, const char *name, const char *value, DType t,
+                       int rank, const int64_t *dims) {
     bool produced = strmap_get(&E->producers, value) != NULL;
     if (!produced || !strmap_put(given, value, E)) {
         E->scope = "outputs/";
@@ -151,12 +159,13 @@ static void add_outputs(Emit *E) {
     StrMap given = {0};
     for (int i = 0; i < E->g->outputs.n; i++) {
         const GraphOutput *o = &E->g->outputs.at[i];
-        add_output(E, &given, o->name, emit_name(E, o->value), o->value->dtype, o->value->rank, o->value->dims);
+        add_output(E, &given, o->name, emit_name(E, o->value), o->value->dtype, o->value->rank,
+                   o->value->dims);
     }
     for (int i = 0; i < E->g->updates.n; i++) {
         const GraphUpdate *u = &E->g->updates.at[i];
-        add_output(E, &given, emit_format(E, "%s.next", param_name(u->param)), emit_name(E, u->value), u->value->dtype, u->value->rank,
-                   u->value->dims);
+        add_output(E, &given, emit_format(E, "%s.next", param_name(u->param)),
+                   emit_name(E, u->value), u->value->dtype, u->value->rank, u->value->dims);
     }
     if (E->step)
         vec_push(&E->inputs, onnx_value_info(&E->arena, "step", DT_I64, 0, NULL));
@@ -284,8 +293,9 @@ static void emit_free(Emit *E) {
     arena_free(&E->arena);
 }
 
-bool onnx_write_training(const Graph *g, const char *path, const OnnxOptions *o, Diag *d) {
-    Emit E = {.g = g, .o = o, .d = d, .scope = "", .step = g->updates.n > 0};
+bool onnx_write_training(const Graph *g, const char *path, const OnnxOptions *o, Diag *d,
+                         Diag *io) {
+    Emit E = {.g = g, .o = o, .d = d, .io = io, .scope = "", .step = g->updates.n > 0};
     int errors = d->errors;
     E.name = ARENA_ARRAY(&E.arena, const char *, g->next_value);
     E.pieces = ARENA_ARRAY(&E.arena, EmitPieces *, g->next_value);

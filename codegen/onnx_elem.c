@@ -52,7 +52,8 @@ void emit_elem(Emit *E, const Node *n) {
     const Spelling *s = &spelling[n->op];
     const char *in[3];
     int first = n->op == OP_WHERE; /* the condition is bool and stays so */
-    DType type = n->in[first]->dtype, computed = s->flags && type == DT_BOOL ? type : emit_compute_type(type);
+    DType type = n->in[first]->dtype,
+          computed = s->flags && type == DT_BOOL ? type : emit_compute_type(type);
     for (int i = 0; i < n->nin; i++)
         in[i] = i < first ? emit_name(E, n->in[i]) : emit_as(E, n->in[i], computed);
     const char *y = put_node(E, s->onnx, in, n->nin, 1)->output[0];
@@ -60,7 +61,8 @@ void emit_elem(Emit *E, const Node *n) {
 }
 
 void emit_cast(Emit *E, const Node *n) {
-    emit_result(E, n->out[0], put_cast(E, emit_name(E, n->in[0]), n->in[0]->dtype, n->out[0]->dtype));
+    emit_result(E, n->out[0],
+                put_cast(E, emit_name(E, n->in[0]), n->in[0]->dtype, n->out[0]->dtype));
 }
 
 void emit_mod(Emit *E, const Node *n) {

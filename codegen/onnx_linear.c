@@ -20,7 +20,8 @@ static const char *swapped(Emit *E, const char *x, int rank) {
 void emit_matmul(Emit *E, const Node *n) {
     const Value *a = n->in[0], *b = n->in[1];
     DType computed = emit_compute_type(n->out[0]->dtype);
-    bool trans_a = node_int(n, AT_TRANS_A, 0) && a->rank > 1, trans_b = node_int(n, AT_TRANS_B, 0) && b->rank > 1;
+    bool trans_a = node_int(n, AT_TRANS_A, 0) && a->rank > 1,
+         trans_b = node_int(n, AT_TRANS_B, 0) && b->rank > 1;
     const char *in[2] = {emit_as(E, a, computed), emit_as(E, b, computed)};
     if ((trans_a || trans_b) && a->rank == 2 && b->rank == 2 && dtype_is_float(computed)) {
         Onnx__NodeProto *g = put_node(E, "Gemm", in, 2, 1);
@@ -56,7 +57,8 @@ static const char *window_places(Emit *E, const Window *w, int64_t image) {
             int64_t place = 0, stride = 1, rk = k, rp = p;
             bool inside = true;
             for (int i = w->spatial - 1; i >= 0; i--) {
-                int64_t at = rp % w->positions[i] * w->stride[i] - w->before[i] + rk % w->kernel[i] * w->dilation[i];
+                int64_t at = rp % w->positions[i] * w->stride[i] - w->before[i] +
+                             rk % w->kernel[i] * w->dilation[i];
                 inside &= at >= 0 && at < w->size[i];
                 place += at * stride;
                 stride *= w->size[i];
@@ -77,8 +79,10 @@ void emit_unfold(Emit *E, const Node *n) {
         return;
     }
     int64_t image = product(w.size, w.spatial);
-    const char *flat = put_reshape(E, emit_name(E, n->in[0]), 3, (int64_t[]){x.at[0], x.at[1], image});
-    flat = PUT(E, "Pad", flat, PUT_LIST(E, 0, 0, 0, 0, 0, 1), put_f(E, n->out[0]->dtype, node_float(n, AT_VALUE_F, 0)));
+    const char *flat =
+        put_reshape(E, emit_name(E, n->in[0]), 3, (int64_t[]){x.at[0], x.at[1], image});
+    flat = PUT(E, "Pad", flat, PUT_LIST(E, 0, 0, 0, 0, 0, 1),
+               put_f(E, n->out[0]->dtype, node_float(n, AT_VALUE_F, 0)));
     flat = PUT_AXIS(E, "Gather", 2, flat, window_places(E, &w, image));
     emit_result(E, n->out[0], put_reshape(E, flat, y.rank, y.at));
 }
@@ -91,10 +95,13 @@ void emit_fold(Emit *E, const Node *n) {
         emit_fail(E, n, "%s", f.text);
         return;
     }
-    int64_t image = product(w.size, w.spatial), per = product(w.kernel, w.spatial) * product(w.positions, w.spatial);
+    int64_t image = product(w.size, w.spatial),
+            per = product(w.kernel, w.spatial) * product(w.positions, w.spatial);
     DType computed = emit_compute_type(n->out[0]->dtype);
-    const char *flat = put_reshape(E, emit_as(E, n->in[0], computed), 3, (int64_t[]){x.at[0], x.at[1], per});
-    flat = put_scatter_add(E, flat, window_places(E, &w, image), computed, 3, (int64_t[]){x.at[0], x.at[1], image + 1}, 2, 1, &per);
+    const char *flat =
+        put_reshape(E, emit_as(E, n->in[0], computed), 3, (int64_t[]){x.at[0], x.at[1], per});
+    flat = put_scatter_add(E, flat, window_places(E, &w, image), computed, 3,
+                           (int64_t[]){x.at[0], x.at[1], image + 1}, 2, 1, &per);
     flat = put_slice(E, flat, 2, PUT_LIST(E, 0), PUT_LIST(E, image));
     emit_result_from(E, n->out[0], put_reshape(E, flat, y.rank, y.at), computed);
 }

@@ -1,10 +1,11 @@
 /* onnx_moe.c: the row ops of MoE layers as subgraphs by expert (semantics in ops.def).
  *
- * Rows keep the planned bound R, so every shape but that of one expert's rows is known; rows beyond the last expert's are
- * filled with zeros (Pad), and none are where the router's own TopK says that all pairs are routed. One expert's rows are a
- * Slice between two of the offsets: "stgc/layer_I/expert_E/…".
- * A gather whose index may be -1 reads the source with a row of zeros at its end, which is what -1 means there.
- * Letters: T tokens, E experts, K chosen, P pairs (T*K or T*E), R rows. */
+ * Rows keep the planned bound R, so every shape but that of one expert's rows is known; rows beyond
+ * the last expert's are filled with zeros (Pad), and none are where the router's own TopK says that
+ * all pairs are routed. One expert's rows are a Slice between two of the offsets:
+ * "stgc/layer_I/expert_E/…". A gather whose index may be -1 reads the source with a row of zeros at
+ * its end, which is what -1 means there. Letters: T tokens, E experts, K chosen, P pairs (T*K or
+ * T*E), R rows. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,9 +13,11 @@
 
 /* ---- dispatch ---- */
 
-/* Every pair is routed to one of its token's distinct experts: sel holds the indices of a TopK over all experts. */
+/* Every pair is routed to one of its token's distinct experts: sel holds the indices of a TopK over
+ * all experts. */
 static bool all_routed(const Value *sel, int64_t experts) {
-    while (sel->def->op == OP_RESHAPE || (sel->def->op == OP_CAST && !dtype_is_float(sel->dtype) && sel->dtype != DT_BOOL))
+    while (sel->def->op == OP_RESHAPE ||
+           (sel->def->op == OP_CAST && !dtype_is_float(sel->dtype) && sel->dtype != DT_BOOL))
         sel = sel->def->in[0];
     const Node *t = sel->def;
     if (t->op != OP_TOPK || sel != t->out[1])
@@ -31,9 +34,10 @@ static void put_offsets(Emit *E, EmitLayer *l, const char *chosen) {
     l->offsets = PUT_AXIS(E, "Concat", 0, PUT_LIST(E, 0), PUT(E, "CumSum", l->counts, put_i(E, 0)));
 }
 
-/* Something known by pair (updates i64[P]) by row; -1 in rows without a pair. `place` says where each pair goes: rows, and
- * beyond them a place of its own for every pair that is not routed. */
-static const char *by_row(Emit *E, const EmitLayer *l, const char *place, const char *updates, int64_t pairs) {
+/* Something known by pair (updates i64[P]) by row; -1 in rows without a pair. `place` says where
+ * each pair goes: rows, and beyond them a place of its own for every pair that is not routed. */
+static const char *by_row(Emit *E, const EmitLayer *l, const char *place, const char *updates,
+                          int64_t pairs) {
     int64_t all = l->full ? l->rows : l->rows + pairs;
     Tensor *none = tensor_new(&E->arena, DT_I64, 1, &all);
     for (int64_t i = 0; i < all; i++)
@@ -43,7 +47,8 @@ static const char *by_row(Emit *E, const EmitLayer *l, const char *place, const 
 }
 
 /* The first row of every token at every expert among its K pairs: row_pe[P,E] -> [T,E]. */
-static const char *first_rows(Emit *E, const EmitLayer *l, const char *row_pe, const char *member, int64_t t, int64_t k, bool distinct) {
+static const char *first_rows(Emit *E, const EmitLayer *l, const char *row_pe, const char *member,
+                              int64_t t, int64_t k, bool distinct) {
     if (k == 1)
         return put_reshape(E, row_pe, 2, (int64_t[]){t, l->experts});
     int64_t axis = 1, dims[3] = {t, k, l->experts};
@@ -78,7 +83,8 @@ void emit_dispatch(Emit *E, const Node *n) {
     const char *starts = put_slice(E, l->offsets, 0, PUT_LIST(E, 0), PUT_LIST(E, l->experts));
     Onnx__NodeProto *before = put_node(E, "CumSum", (const char *[]){chosen, put_i(E, 0)}, 2, 1);
     const char *row = PUT(E, "Add", put_int(E, before, "exclusive", 1)->output[0], starts);
-    const char *row_pe = PUT(E, "Where", member, row, put_i(E, -1)), *pair_row = row_pe, *te_row = row_pe, *flat;
+    const char *row_pe = PUT(E, "Where", member, row, put_i(E, -1)), *pair_row = row_pe,
+               *te_row = row_pe, *flat;
     if (mask) {
         flat = put_reshape(E, row_pe, 1, &pairs);
     } else {
@@ -91,9 +97,11 @@ void emit_dispatch(Emit *E, const Node *n) {
         Tensor *beyond = tensor_new(&E->arena, DT_I64, 1, &pairs);
         for (int64_t i = 0; i < pairs; i++)
             tensor_set_i(beyond, i, l->rows + i);
-        place = PUT(E, "Where", PUT(E, "Less", flat, put_i(E, 0)), put_tensor(E, beyond, NULL), flat);
+        place =
+            PUT(E, "Where", PUT(E, "Less", flat, put_i(E, 0)), put_tensor(E, beyond, NULL), flat);
     }
-    const char *experts = mask ? put_iota(E, pairs, 1, k, 1, &pairs) : put_reshape(E, expert, 1, &pairs);
+    const char *experts =
+        mask ? put_iota(E, pairs, 1, k, 1, &pairs) : put_reshape(E, expert, 1, &pairs);
     l->row_expert = by_row(E, l, place, experts, pairs);
     E->layers[n->out[0]->id] = l;
     *emit_memo(E, "layer", emit_format(E, "%d", l->index)) = l;
@@ -117,7 +125,8 @@ static bool may_be_absent(const Emit *E, const Value *idx) {
 }
 
 /* x[N,…] gathered by idx; a -1 gives zeros. `rank` and `dims` are x's. */
-static const char *gather_or_zero(Emit *E, const char *x, DType t, int rank, const int64_t *dims, const Value *idx) {
+static const char *gather_or_zero(Emit *E, const char *x, DType t, int rank, const int64_t *dims,
+                                  const Value *idx) {
     int64_t one[MAX_RANK];
     if (may_be_absent(E, idx)) {
         void **slot = emit_memo(E, "zero", x);
@@ -134,7 +143,8 @@ static const char *gather_or_zero(Emit *E, const char *x, DType t, int rank, con
 
 void emit_gather_rows(Emit *E, const Node *n) {
     const Value *x = n->in[0];
-    emit_result(E, n->out[0], gather_or_zero(E, emit_name(E, x), x->dtype, x->rank, x->dims, n->in[1]));
+    emit_result(E, n->out[0],
+                gather_or_zero(E, emit_name(E, x), x->dtype, x->rank, x->dims, n->in[1]));
 }
 
 void emit_combine(Emit *E, const Node *n) {
@@ -181,7 +191,8 @@ static const char **cuts(Emit *E, EmitLayer *l) {
         ones[i] = 1;
     E->scope = emit_format(E, "stgc/layer_%d/dispatch/", l->index);
     const char *in[2] = {l->offsets, put_list(E, ones, l->experts + 1)};
-    l->cut = (const char **)put_int(E, put_node(E, "Split", in, 2, l->experts + 1), "axis", 0)->output;
+    l->cut =
+        (const char **)put_int(E, put_node(E, "Split", in, 2, l->experts + 1), "axis", 0)->output;
     return l->cut;
 }
 
@@ -271,7 +282,8 @@ static const char *join_stack(Emit *E, EmitLayer *l, const EmitPieces *p, const 
 const char *emit_join(Emit *E, const Value *v) {
     EmitPieces *p = E->pieces[v->id];
     const char *scope = E->scope, *x;
-    x = p->stacked ? join_stack(E, p->layer, p, v) : join_rows(E, p->layer, p->at, v->rank, v->dtype);
+    x = p->stacked ? join_stack(E, p->layer, p, v)
+                   : join_rows(E, p->layer, p->at, v->rank, v->dtype);
     E->scope = scope;
     return x;
 }
@@ -281,7 +293,8 @@ static void pieces_result(Emit *E, const Value *v, EmitPieces *p, DType computed
     E->pieces[v->id] = p;
     if (v->dtype == computed)
         return;
-    const char *x = p->stacked ? join_stack(E, p->layer, p, v) : join_rows(E, p->layer, p->at, v->rank, computed);
+    const char *x = p->stacked ? join_stack(E, p->layer, p, v)
+                               : join_rows(E, p->layer, p->at, v->rank, computed);
     E->pieces[v->id] = NULL;
     emit_result_from(E, v, x, computed);
 }
@@ -325,7 +338,8 @@ void emit_grouped_matmul(Emit *E, const Node *n) {
         return;
     DType computed = emit_compute_type(n->out[0]->dtype);
     bool stack = n->in[2]->rank == 3, trans = node_int(n, AT_TRANS_B, 0);
-    const char **x = rows_of(E, l, n->in[0], computed), **w = stack ? matrices_of(E, l, n->in[2], computed) : NULL;
+    const char **x = rows_of(E, l, n->in[0], computed),
+               **w = stack ? matrices_of(E, l, n->in[2], computed) : NULL;
     const char *where = product_scope(E, l, n, "grad_rows");
     EmitPieces *p = new_pieces(E, l, false);
     for (int e = 0; e < l->experts; e++) {
@@ -352,7 +366,8 @@ void emit_grouped_wgrad(Emit *E, const Node *n) {
     pieces_result(E, n->out[0], p, computed);
 }
 
-/* <x_r d_r', G_e / T_e> = sum over out of (x_r G_e) d_r, divided by T_e: no token's own matrix is ever made. */
+/* <x_r d_r', G_e / T_e> = sum over out of (x_r G_e) d_r, divided by T_e: no token's own matrix is
+ * ever made. */
 void emit_token_dot(Emit *E, const Node *n) {
     EmitLayer *l = layer_of(E, n, n->in[2]);
     if (!l)
@@ -380,12 +395,15 @@ void emit_segment_sum(Emit *E, const Node *n) {
     if (!l)
         return;
     const Value *v = n->in[0], *y = n->out[0];
-    DType t = dtype_is_float(v->dtype) ? emit_compute_type(v->dtype) : DT_F64; /* exact below 2^53 */
+    DType t =
+        dtype_is_float(v->dtype) ? emit_compute_type(v->dtype) : DT_F64; /* exact below 2^53 */
     const char *x = emit_as(E, v, t), *scope = E->scope;
     if (!l->members) {
         E->scope = emit_format(E, "stgc/layer_%d/dispatch/", l->index);
         int64_t column[2] = {l->experts, 1};
-        l->members = put_cast(E, PUT(E, "Equal", put_iota(E, l->experts, 1, 0, 2, column), l->row_expert), DT_BOOL, DT_F32);
+        l->members =
+            put_cast(E, PUT(E, "Equal", put_iota(E, l->experts, 1, 0, 2, column), l->row_expert),
+                     DT_BOOL, DT_F32);
     }
     E->scope = scope;
     void **slot = emit_memo(E, dtype_name(t), l->members);

@@ -1,7 +1,8 @@
-/* onnx_optimizer.c: one optimizer step as elementwise ops, and what it takes from the number of steps done.
+/* onnx_optimizer.c: one optimizer step as elementwise ops, and what it takes from the number of
+ * steps done.
  *
- * Input "step" counts the steps done before; this run is step t = step + 1. Learning rate and bias corrections are computed
- * in f64 and rounded once, as training does. */
+ * Input "step" counts the steps done before; this run is step t = step + 1. Learning rate and bias
+ * corrections are computed in f64 and rounded once, as training does. */
 #include <string.h>
 
 #include "codegen/onnx_put.h"
@@ -14,7 +15,8 @@ static const char *num(Emit *E, double v) {
     return put_f(E, DT_F64, v);
 }
 
-/* The share of the schedule that is done before step t, 0..1: (t - 1 - warmup) / (steps - warmup). */
+/* The share of the schedule that is done before step t, 0..1: (t - 1 - warmup) / (steps - warmup).
+ */
 static const char *share_done(Emit *E, const char *t, double warmup, double steps) {
     if (steps <= warmup)
         return num(E, 1);
@@ -24,7 +26,8 @@ static const char *share_done(Emit *E, const char *t, double warmup, double step
 
 static const char *learning_rate(Emit *E, const char *t) {
     const Recipe *r = E->o->recipe;
-    double lr = r->optimizer.lr, warmup = (double)r->schedule.warmup, steps = (double)r->schedule.steps;
+    double lr = r->optimizer.lr, warmup = (double)r->schedule.warmup,
+           steps = (double)r->schedule.steps;
     const char *rate;
     switch (r->schedule.kind) {
     case SCHED_LINEAR:
@@ -67,7 +70,8 @@ const char *emit_hyper(Emit *E) {
     E->scope = "optimizer/rate/";
     const char *lr = element(E, learning_rate(E, t));
     E->scope = "optimizer/correction/";
-    const char *c1 = element(E, correction(E, t, r->optimizer.beta1)), *c2 = element(E, correction(E, t, r->optimizer.beta2));
+    const char *c1 = element(E, correction(E, t, r->optimizer.beta1)),
+               *c2 = element(E, correction(E, t, r->optimizer.beta2));
     int64_t rest = 5;
     Tensor *tail = tensor_new(&E->arena, DT_F32, 1, &rest); /* gradient scale 1, then nothing */
     tensor_set_f(tail, 0, 1);
@@ -81,7 +85,8 @@ static char **hyper_parts(Emit *E, const Value *hyper) {
     if (*slot)
         return *slot;
     E->scope = "optimizer/hyper/";
-    Onnx__NodeProto *s = put_node(E, "Split", (const char *[]){x, PUT_LIST(E, 1, 1, 1, 1, 4)}, 2, 5);
+    Onnx__NodeProto *s =
+        put_node(E, "Split", (const char *[]){x, PUT_LIST(E, 1, 1, 1, 1, 4)}, 2, 5);
     *slot = put_int(E, s, "axis", 0)->output;
     E->scope = scope;
     return *slot;
@@ -95,7 +100,8 @@ static const char *kept(Emit *E, const char *lr, double decay) {
     const char *scope = E->scope;
     E->scope = "optimizer/decay/";
     if (!*slot)
-        *slot = (void *)(uintptr_t)PUT(E, "Sub", put_f(E, DT_F32, 1), PUT(E, "Mul", lr, put_f(E, DT_F32, decay)));
+        *slot = (void *)(uintptr_t)PUT(E, "Sub", put_f(E, DT_F32, 1),
+                                       PUT(E, "Mul", lr, put_f(E, DT_F32, decay)));
     E->scope = scope;
     return *slot;
 }
@@ -135,9 +141,11 @@ void emit_adamw(Emit *E, const Node *n) {
     char **h = hyper_parts(E, n->in[4]);
     const char *g = scaled_gradient(E, n->in[1], n->in[4]);
     const char *m = PUT(E, "Add", scale(E, emit_as(E, n->in[2], DT_F32), b1), scale(E, g, 1 - b1));
-    const char *v = PUT(E, "Add", scale(E, emit_as(E, n->in[3], DT_F32), b2), scale(E, PUT(E, "Mul", g, g), 1 - b2));
+    const char *v = PUT(E, "Add", scale(E, emit_as(E, n->in[3], DT_F32), b2),
+                        scale(E, PUT(E, "Mul", g, g), 1 - b2));
     const char *root = PUT(E, "Sqrt", PUT(E, "Mul", v, h[2]));
-    const char *ratio = PUT(E, "Div", PUT(E, "Mul", m, h[1]), PUT(E, "Add", root, put_f(E, DT_F32, node_float(n, AT_EPS, 1e-8))));
+    const char *ratio = PUT(E, "Div", PUT(E, "Mul", m, h[1]),
+                            PUT(E, "Add", root, put_f(E, DT_F32, node_float(n, AT_EPS, 1e-8))));
     updated(E, n, h[0], PUT(E, "Mul", ratio, h[0]));
     state(E, n->out[1], m);
     state(E, n->out[2], v);

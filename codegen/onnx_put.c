@@ -1,8 +1,9 @@
 /* onnx_put.c: nodes, constants and names of the ONNX graph under construction. See onnx_put.h.
  *
- * Names. A node is called after the scope it is put in (the user's node, "grad/…", "stgc/layer_I/…"), made unique with its
- * operator and a number; its results are called after it. A result that stands for one of the user's tensors gets that
- * tensor's name in the end (final_names), unless somebody else has it. */
+ * Names. A node is called after the scope it is put in (the user's node, "grad/…",
+ * "stgc/layer_I/…"), made unique with its operator and a number; its results are called after it. A
+ * result that stands for one of the user's tensors gets that tensor's name in the end
+ * (final_names), unless somebody else has it. */
 #include "codegen/onnx_put.h"
 
 #include <stdlib.h>
@@ -27,7 +28,8 @@ void emit_fail(Emit *E, const Node *n, const char *fmt, ...) {
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     const char *name = n->src && *n->src->name ? n->src->name : op_info[n->op].name;
-    diag_error(E->d, EXIT_MODEL, "node \"%s\" (%s) cannot be written as ONNX: %s", diag_safe(E->d, name), op_info[n->op].name, text);
+    diag_error(E->d, EXIT_MODEL, "node \"%s\" (%s) cannot be written as ONNX: %s",
+               diag_safe(E->d, name), op_info[n->op].name, text);
 }
 
 void **emit_memo(Emit *E, const char *how, const char *name) {
@@ -89,7 +91,8 @@ Onnx__NodeProto *put_node(Emit *E, const char *op, const char *const *in, int ni
 
 enum { ATTRIBUTE_INT = 2, ATTRIBUTE_STRING = 3, ATTRIBUTE_INTS = 7 };
 
-static Onnx__AttributeProto *new_attribute(Emit *E, Onnx__NodeProto *n, const char *name, int type) {
+static Onnx__AttributeProto *new_attribute(Emit *E, Onnx__NodeProto *n, const char *name,
+                                           int type) {
     Onnx__AttributeProto *a = ARENA_NEW(&E->arena, Onnx__AttributeProto);
     onnx__attribute_proto__init(a);
     a->name = arena_strdup(&E->arena, name);
@@ -110,7 +113,8 @@ Onnx__NodeProto *put_int(Emit *E, Onnx__NodeProto *n, const char *name, int64_t 
     return n;
 }
 
-Onnx__NodeProto *put_ints(Emit *E, Onnx__NodeProto *n, const char *name, const int64_t *v, int count) {
+Onnx__NodeProto *put_ints(Emit *E, Onnx__NodeProto *n, const char *name, const int64_t *v,
+                          int count) {
     Onnx__AttributeProto *a = new_attribute(E, n, name, ATTRIBUTE_INTS);
     a->n_ints = (size_t)count;
     a->ints = arena_copy(&E->arena, v, sizeof *v * (size_t)count);
@@ -126,14 +130,21 @@ Onnx__NodeProto *put_str(Emit *E, Onnx__NodeProto *n, const char *name, const ch
 
 /* ---- constants ---- */
 
-const char *put_tensor(Emit *E, const Tensor *t, const char *wish) {
+/* Equal for tensors of equal type, shape and bytes. */
+static const char *content_key(Emit *E, const Tensor *t) {
     size_t bytes = tensor_bytes(t);
-    const char *key = emit_format(E, "%d", (int)t->dtype);
+    const char *key = dtype_name(t->dtype);
     for (int i = 0; i < t->rank; i++)
         key = emit_format(E, "%s,%lld", key, (long long)t->dims[i]);
-    key = emit_format(E, "%s:%zu:%016llx%016llx", key, bytes, (unsigned long long)hash_bytes(t->data, bytes, 1),
-                      (unsigned long long)hash_bytes(t->data, bytes, 0x9e3779b97f4a7c15));
-    const char *have = wish ? NULL : strmap_get(&E->constants, key);
+    return emit_format(E, "%s:%016llx%016llx", key,
+                       (unsigned long long)hash_bytes(t->data, bytes, 1),
+                       (unsigned long long)hash_bytes(t->data, bytes, 0x9e3779b97f4a7c15));
+}
+
+const char *put_tensor(Emit *E, const Tensor *t, const char *wish) {
+    size_t bytes = tensor_bytes(t);
+    const char *key = wish ? "" : content_key(E, t),
+               *have = wish ? NULL : strmap_get(&E->constants, key);
     if (have)
         return have;
     Onnx__TensorProto *p = ARENA_NEW(&E->arena, Onnx__TensorProto);
@@ -183,7 +194,9 @@ const char *put_iota(Emit *E, int64_t n, int64_t div, int64_t mod, int rank, con
 /* ---- spellings ---- */
 
 const char *put_cast(Emit *E, const char *x, DType from, DType to) {
-    return from == to ? x : put_int(E, put_node(E, "Cast", &x, 1, 1), "to", dtype_to_onnx(to))->output[0];
+    return from == to
+               ? x
+               : put_int(E, put_node(E, "Cast", &x, 1, 1), "to", dtype_to_onnx(to))->output[0];
 }
 
 const char *put_reshape(Emit *E, const char *x, int rank, const int64_t *dims) {
@@ -204,7 +217,8 @@ const char *put_slice(Emit *E, const char *x, int axis, const char *start, const
     return PUT(E, "Slice", x, start, end, PUT_LIST(E, axis));
 }
 
-const char *put_reduce(Emit *E, const char *op, const char *x, const int64_t *axes, int naxes, bool keep) {
+const char *put_reduce(Emit *E, const char *op, const char *x, const int64_t *axes, int naxes,
+                       bool keep) {
     if (!naxes)
         return x;
     Onnx__NodeProto *n;
@@ -215,8 +229,8 @@ const char *put_reduce(Emit *E, const char *op, const char *x, const int64_t *ax
     return put_int(E, n, "keepdims", keep)->output[0];
 }
 
-const char *put_scatter_add(Emit *E, const char *updates, const char *idx, DType t, int rank, const int64_t *dims, int axis, int idx_rank,
-                            const int64_t *idx_dims) {
+const char *put_scatter_add(Emit *E, const char *updates, const char *idx, DType t, int rank,
+                            const int64_t *dims, int axis, int idx_rank, const int64_t *idx_dims) {
     /* ScatterND indexes leading axes: the scattered one goes first, and back. */
     int64_t to[2 * MAX_RANK], back[2 * MAX_RANK], front[MAX_RANK], places[MAX_RANK + 1];
     int wide = rank - 1 + idx_rank; /* rank of the updates: idx_dims stand at `axis` */
@@ -236,7 +250,9 @@ const char *put_scatter_add(Emit *E, const char *updates, const char *idx, DType
     if (axis)
         updates = put_transpose(E, updates, wide, to);
     const char *zeros = PUT(E, "Expand", put_f(E, t, 0), put_list(E, front, rank));
-    Onnx__NodeProto *n = put_node(E, "ScatterND", (const char *[]){zeros, put_reshape(E, idx, idx_rank + 1, places), updates}, 3, 1);
+    Onnx__NodeProto *n =
+        put_node(E, "ScatterND",
+                 (const char *[]){zeros, put_reshape(E, idx, idx_rank + 1, places), updates}, 3, 1);
     const char *sum = put_str(E, n, "reduction", "add")->output[0];
     return axis ? put_transpose(E, sum, rank, back) : sum;
 }
@@ -282,7 +298,8 @@ const char *emit_as(Emit *E, const Value *v, DType t) {
 void emit_result(Emit *E, const Value *v, const char *name) {
     E->name[v->id] = name;
     bool ours = strmap_get(&E->producers, name) != NULL && !strmap_get(&E->final_names, name);
-    if (ours && !E->stgc_layer[v->def->id] && v->name && *v->name && strmap_put(&E->value_names, v->name, ARENA_NEW(&E->arena, int))) {
+    if (ours && !E->stgc_layer[v->def->id] && v->name && *v->name &&
+        strmap_put(&E->value_names, v->name, ARENA_NEW(&E->arena, int))) {
         const char **slot = ARENA_NEW(&E->arena, const char *);
         *slot = v->name;
         strmap_put(&E->final_names, name, slot);

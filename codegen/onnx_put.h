@@ -1,7 +1,9 @@
-/* onnx_put.h: the ONNX graph under construction, and what the emit_* hooks share. Private to codegen/onnx*.c.
+/* onnx_put.h: the ONNX graph under construction, and what the emit_* hooks share. Private to
+ * codegen/onnx*.c.
  *
- * A hook reads one Node and puts ONNX nodes; names of ONNX values are plain strings. `emit_name` gives the name of an
- * operand, `emit_result` tells the name of a result. Nodes nobody reads are dropped at the end, so hooks need not care. */
+ * A hook reads one Node and puts ONNX nodes; names of ONNX values are plain strings. `emit_name`
+ * gives the name of an operand, `emit_result` tells the name of a result. Nodes nobody reads are
+ * dropped at the end, so hooks need not care. */
 #ifndef STGCC_CODEGEN_ONNX_PUT_H
 #define STGCC_CODEGEN_ONNX_PUT_H
 
@@ -38,7 +40,7 @@ typedef struct EmitPieces {
 typedef struct Emit {
     const Graph *g;
     const OnnxOptions *o;
-    Diag *d;
+    Diag *d, *io;
     Arena arena;
     NodeProtos nodes;
     TensorProtos initializers;
@@ -66,48 +68,52 @@ typedef void EmitHook(Emit *E, const Node *n);
 /* ---- nodes ---- */
 Onnx__NodeProto *put_node(Emit *E, const char *op, const char *const *in, int nin, int nout);
 /* One node of one result: its name. Operands may be "" where optional. */
-#define PUT(E, op, ...)                                                                            \
-    put_node((E), (op), (const char *[]){__VA_ARGS__}, COUNT_OF(((const char *[]){__VA_ARGS__})),   \
-             1)                                                                                    \
+#define PUT(E, op, ...) \
+    put_node((E), (op), (const char *[]){__VA_ARGS__}, COUNT_OF(((const char *[]){__VA_ARGS__})), \
+             1) \
         ->output[0]
 /* The same with attribute axis. */
-#define PUT_AXIS(E, op, axis, ...)                                                                 \
-    put_int(                                                                                       \
-        (E),                                                                                       \
-        put_node((E), (op), (const char *[]){__VA_ARGS__},                                         \
-                 COUNT_OF(((const char *[]){__VA_ARGS__})), 1),                                    \
-        "axis", (axis))                                                                            \
+#define PUT_AXIS(E, op, axis, ...) \
+    put_int((E), \
+            put_node((E), (op), (const char *[]){__VA_ARGS__}, \
+                     COUNT_OF(((const char *[]){__VA_ARGS__})), 1), \
+            "axis", (axis)) \
         ->output[0]
 /* Attributes; return the node. */
 Onnx__NodeProto *put_int(Emit *E, Onnx__NodeProto *n, const char *name, int64_t v);
-Onnx__NodeProto *put_ints(Emit *E, Onnx__NodeProto *n, const char *name, const int64_t *v, int count);
+Onnx__NodeProto *put_ints(Emit *E, Onnx__NodeProto *n, const char *name, const int64_t *v,
+                          int count);
 Onnx__NodeProto *put_str(Emit *E, Onnx__NodeProto *n, const char *name, const char *v);
 
 /* ---- constants: initializers, one for equal contents ---- */
 const char *put_tensor(Emit *E, const Tensor *t, const char *wish);
-const char *put_i(Emit *E, int64_t v);                        /* i64 scalar */
-const char *put_list(Emit *E, const int64_t *v, int n);       /* i64[n] */
-const char *put_f(Emit *E, DType t, double v);                /* scalar of any type */
-const char *put_iota(Emit *E, int64_t n, int64_t div, int64_t mod, int rank, const int64_t *dims); /* i / div % mod */
-#define PUT_LIST(E, ...)                                                                           \
+const char *put_i(Emit *E, int64_t v);                  /* i64 scalar */
+const char *put_list(Emit *E, const int64_t *v, int n); /* i64[n] */
+const char *put_f(Emit *E, DType t, double v);          /* scalar of any type */
+const char *put_iota(Emit *E, int64_t n, int64_t div, int64_t mod, int rank,
+                     const int64_t *dims); /* i / div % mod */
+#define PUT_LIST(E, ...) \
     put_list((E), (const int64_t[]){__VA_ARGS__}, COUNT_OF(((const int64_t[]){__VA_ARGS__})))
 
 /* ---- spellings ---- */
 const char *put_cast(Emit *E, const char *x, DType from, DType to); /* x itself if equal */
 const char *put_reshape(Emit *E, const char *x, int rank, const int64_t *dims);
 const char *put_transpose(Emit *E, const char *x, int rank, const int64_t *perm);
-const char *put_slice(Emit *E, const char *x, int axis, const char *start, const char *end); /* i64[1] each */
+const char *put_slice(Emit *E, const char *x, int axis, const char *start,
+                      const char *end); /* i64[1] each */
 /* Sum, Max, …: axes as the opset wants them. naxes 0: x itself. */
-const char *put_reduce(Emit *E, const char *op, const char *x, const int64_t *axes, int naxes, bool keep);
+const char *put_reduce(Emit *E, const char *op, const char *x, const int64_t *axes, int naxes,
+                       bool keep);
 /* updates added up at places of `axis` of zeros[dims] that idx names: transpose of Gather. */
-const char *put_scatter_add(Emit *E, const char *updates, const char *idx, DType t, int rank, const int64_t *dims, int axis, int idx_rank,
-                            const int64_t *idx_dims);
+const char *put_scatter_add(Emit *E, const char *updates, const char *idx, DType t, int rank,
+                            const int64_t *dims, int axis, int idx_rank, const int64_t *idx_dims);
 
 /* ---- operands and results ---- */
 const char *emit_name(Emit *E, const Value *v);
 const char *emit_as(Emit *E, const Value *v, DType t); /* cast, once a value */
 void emit_result(Emit *E, const Value *v, const char *name);
-void emit_result_from(Emit *E, const Value *v, const char *name, DType computed); /* cast to v's type first */
+void emit_result_from(Emit *E, const Value *v, const char *name,
+                      DType computed); /* cast to v's type first */
 /* The type that engines compute arithmetic of t in: f16 as f32, small integers as i32. */
 DType emit_compute_type(DType t);
 /* Reports that the node cannot be written; names the user's node. */
@@ -118,7 +124,8 @@ const char *emit_format(Emit *E, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* ---- pieces (onnx_moe.c) ---- */
 const char *emit_join(Emit *E, const Value *v); /* the whole of a value in pieces */
-/* Rows v[R] that have a name become a value by expert of that name, "stgc/layer_I/expert_E/NAME", and are read as such. */
+/* Rows v[R] that have a name become a value by expert of that name, "stgc/layer_I/expert_E/NAME",
+ * and are read as such. */
 void emit_named_rows(Emit *E, const Value *v, int layer);
 /* ---- the step's hyper f32[8] from input "step" (onnx_optimizer.c) ---- */
 bool emit_is_hyper(const Emit *E, const Node *n); /* the input that training fills every step */
@@ -126,7 +133,8 @@ const char *emit_hyper(Emit *E);
 const char *emit_step_next(Emit *E);
 
 /* ---- writing (onnx_write.c) ---- */
-Onnx__ValueInfoProto *onnx_value_info(Arena *a, const char *name, DType t, int rank, const int64_t *dims);
+Onnx__ValueInfoProto *onnx_value_info(Arena *a, const char *name, DType t, int rank,
+                                      const int64_t *dims);
 bool onnx_write_file(Emit *E, Onnx__ModelProto *m, const char *path);
 
 #endif

@@ -6,7 +6,10 @@
 #include "ir/infer_dims.h"
 
 void emit_reduce(Emit *E, const Node *n) {
-    const char *op = n->op == OP_REDUCE_SUM ? "ReduceSum" : n->op == OP_REDUCE_MAX ? "ReduceMax" : n->op == OP_REDUCE_MIN ? "ReduceMin" : "ReduceProd";
+    const char *op = n->op == OP_REDUCE_SUM   ? "ReduceSum"
+                     : n->op == OP_REDUCE_MAX ? "ReduceMax"
+                     : n->op == OP_REDUCE_MIN ? "ReduceMin"
+                                              : "ReduceProd";
     DType computed = emit_compute_type(n->in[0]->dtype);
     int64_t axes[MAX_RANK];
     int count;
@@ -15,7 +18,10 @@ void emit_reduce(Emit *E, const Node *n) {
         emit_fail(E, n, "%s", f.text);
         return;
     }
-    emit_result_from(E, n->out[0], put_reduce(E, op, emit_as(E, n->in[0], computed), axes, count, node_int(n, AT_KEEPDIMS, 0)), computed);
+    emit_result_from(
+        E, n->out[0],
+        put_reduce(E, op, emit_as(E, n->in[0], computed), axes, count, node_int(n, AT_KEEPDIMS, 0)),
+        computed);
 }
 
 void emit_argmax(Emit *E, const Node *n) {
@@ -31,7 +37,9 @@ void emit_argmax(Emit *E, const Node *n) {
 
 void emit_cumsum(Emit *E, const Node *n) {
     DType computed = emit_compute_type(n->in[0]->dtype);
-    Onnx__NodeProto *c = put_node(E, "CumSum", (const char *[]){emit_as(E, n->in[0], computed), put_i(E, node_int(n, AT_AXIS, 0))}, 2, 1);
+    Onnx__NodeProto *c = put_node(
+        E, "CumSum",
+        (const char *[]){emit_as(E, n->in[0], computed), put_i(E, node_int(n, AT_AXIS, 0))}, 2, 1);
     if (node_int(n, AT_EXCLUSIVE, 0))
         put_int(E, c, "exclusive", 1);
     if (node_int(n, AT_REVERSE, 0))
@@ -42,8 +50,11 @@ void emit_cumsum(Emit *E, const Node *n) {
 void emit_topk(Emit *E, const Node *n) {
     DType computed = emit_compute_type(n->in[0]->dtype);
     int64_t k = node_int(n, AT_K, 0);
-    const char *count = n->nin > 1 && n->in[1] ? put_reshape(E, emit_name(E, n->in[1]), 1, (int64_t[]){1}) : put_list(E, &k, 1);
-    Onnx__NodeProto *t = put_node(E, "TopK", (const char *[]){emit_as(E, n->in[0], computed), count}, 2, 2);
+    const char *count = n->nin > 1 && n->in[1]
+                            ? put_reshape(E, emit_name(E, n->in[1]), 1, (int64_t[]){1})
+                            : put_list(E, &k, 1);
+    Onnx__NodeProto *t =
+        put_node(E, "TopK", (const char *[]){emit_as(E, n->in[0], computed), count}, 2, 2);
     put_int(E, t, "axis", node_int(n, AT_AXIS, -1));
     if (!node_int(n, AT_LARGEST, 1))
         put_int(E, t, "largest", 0);
@@ -67,5 +78,8 @@ void emit_softmax(Emit *E, const Node *n) {
 
 void emit_log_softmax(Emit *E, const Node *n) {
     DType computed = emit_compute_type(n->in[0]->dtype);
-    emit_result_from(E, n->out[0], PUT_AXIS(E, "LogSoftmax", node_int(n, AT_AXIS, -1), emit_as(E, n->in[0], computed)), computed);
+    emit_result_from(
+        E, n->out[0],
+        PUT_AXIS(E, "LogSoftmax", node_int(n, AT_AXIS, -1), emit_as(E, n->in[0], computed)),
+        computed);
 }

@@ -1,7 +1,8 @@
-/* onnx_write.c: a ModelProto to a file, atomically; large tensors to one file beside it on request or beyond 2 GiB.
+/* onnx_write.c: a ModelProto to a file, atomically; large tensors to one file beside it on request
+ * or beyond 2 GiB.
  *
- * Both files are written as temporaries beside their places, synced and renamed, the data first: PATH is either what it was
- * or the whole new model. */
+ * Both files are written as temporaries beside their places, synced and renamed, the data first:
+ * PATH is either what it was or the whole new model. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +16,8 @@
 
 enum { EXTERNAL_FROM = 1024, EXTERNAL_ALIGN = 4096 };
 
-Onnx__ValueInfoProto *onnx_value_info(Arena *a, const char *name, DType t, int rank, const int64_t *dims) {
+Onnx__ValueInfoProto *onnx_value_info(Arena *a, const char *name, DType t, int rank,
+                                      const int64_t *dims) {
     Onnx__ValueInfoProto *v = ARENA_NEW(a, Onnx__ValueInfoProto);
     Onnx__TypeProto *type = ARENA_NEW(a, Onnx__TypeProto);
     Onnx__TypeProto__Tensor *tensor = ARENA_NEW(a, Onnx__TypeProto__Tensor);
@@ -27,7 +29,8 @@ Onnx__ValueInfoProto *onnx_value_info(Arena *a, const char *name, DType t, int r
     shape->n_dim = (size_t)rank;
     shape->dim = ARENA_ARRAY(a, Onnx__TensorShapeProto__Dimension *, rank + 1);
     for (int i = 0; i < rank; i++) {
-        Onnx__TensorShapeProto__Dimension *d = shape->dim[i] = ARENA_NEW(a, Onnx__TensorShapeProto__Dimension);
+        Onnx__TensorShapeProto__Dimension *d = shape->dim[i] =
+            ARENA_NEW(a, Onnx__TensorShapeProto__Dimension);
         onnx__tensor_shape_proto__dimension__init(d);
         if (dims[i] < 0)
             continue; /* known to data only */
@@ -53,7 +56,8 @@ typedef struct Temporary {
 } Temporary;
 
 static bool io_failed(Emit *E, const char *path, int why) {
-    diag_error(E->d, EXIT_IO, "%s could not be written: %s", diag_safe(E->d, path), strerror(why));
+    diag_error(E->io, EXIT_IO, "%s could not be written: %s", diag_safe(E->io, path),
+               strerror(why));
     return false;
 }
 
@@ -118,7 +122,8 @@ static bool write_tensors(Emit *E, FILE *to, const char *location) {
         Onnx__TensorProto *t = E->initializers.at[i];
         if (t->raw_data.len < EXTERNAL_FROM)
             continue;
-        if (fseeko(to, (off_t)at, SEEK_SET) != 0 || fwrite(t->raw_data.data, 1, t->raw_data.len, to) != t->raw_data.len)
+        if (fseeko(to, (off_t)at, SEEK_SET) != 0 ||
+            fwrite(t->raw_data.data, 1, t->raw_data.len, to) != t->raw_data.len)
             return false;
         t->n_external_data = 3;
         t->external_data = ARENA_ARRAY(&E->arena, Onnx__StringStringEntryProto *, 3);
@@ -137,7 +142,8 @@ static bool write_tensors(Emit *E, FILE *to, const char *location) {
 static bool write_data(Emit *E, Temporary *t, const char *path) {
     const char *data = emit_format(E, "%s.data", path);
     char *copy = arena_strdup(&E->arena, data);
-    return temporary_open(E, t, data) && temporary_sync(E, t, write_tensors(E, t->to, basename(copy)));
+    return temporary_open(E, t, data) &&
+           temporary_sync(E, t, write_tensors(E, t->to, basename(copy)));
 }
 
 /* ---- the model ---- */
@@ -158,7 +164,8 @@ bool onnx_write_file(Emit *E, Onnx__ModelProto *m, const char *path) {
     size_t bytes = 0;
     for (int i = 0; i < E->initializers.n; i++)
         bytes += E->initializers.at[i]->raw_data.len;
-    bool external = E->o->external_data || bytes > INT32_MAX || onnx__model_proto__get_packed_size(m) > INT32_MAX;
+    bool external = E->o->external_data || bytes > INT32_MAX ||
+                    onnx__model_proto__get_packed_size(m) > INT32_MAX;
     if (external && !write_data(E, &data, path))
         return false;
     bool ok = temporary_open(E, &model, path);

@@ -33,6 +33,8 @@ Graph *onnx_import_bytes(const uint8_t *bytes, size_t n, const char *dir, const 
 void onnx_file_free(OnnxFile *f);
 /* The model's metadata property `key` ("stgc.emit" of a training graph that `transform` wrote); NULL if there is none. */
 const char *onnx_metadata(const OnnxFile *f, const char *key);
+/* Whether `path` is the model's file or one of its external data files. */
+bool onnx_reads_file(const OnnxFile *f, const char *path);
 
 /* Trained weights back into the model: writes the original model with initializers replaced by `values` (by name; types
  * converted back to the initializer's), atomically (temporary, fsync, rename). Copies of merged experts
