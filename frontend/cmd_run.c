@@ -13,36 +13,29 @@ typedef struct OutputType {
 } OutputType;
 typedef VEC(OutputType) OutputTypes;
 
-/* DIR/input_0.pb …, by the names they carry; one without a name is the input of its number. */
+/* DIR/input_0.pb …, by the names they carry; one without a name is the input of its number. A model
+ * without inputs needs none. */
 static bool load_folder(Job *j) {
     NamedArrays *a = &j->data;
     for (int i = 0;; i++) {
         const char *path = arena_printf(&j->arena, "%s/input_%d.pb", j->o->data, i), *name = NULL;
         if (access(path, F_OK) != 0)
-            break;
+            return true;
         Tensor *t = onnx_read_tensor(&a->arena, path, &name, &j->data_diag);
         if (!t)
             return false;
         vec_push(&a->names, name && *name ? arena_strdup(&a->arena, name) : NULL);
         vec_push(&a->tensors, t);
     }
-    return true;
 }
 
-/* A folder without a first input serves a model without inputs only. */
-static bool folder_is_enough(Job *j) {
-    if (j->data.names.n || !j->g->inputs.n)
-        return true;
-    diag_error(&j->data_diag, EXIT_DATA, "no input_0.pb in this folder");
-    diag_more(&j->data_diag, "expected input_0.pb, input_1.pb … (ONNX test data), or a .npz file");
-    return false;
+static bool is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
 static bool load_data(Job *j) {
-    struct stat st;
-    if (stat(j->o->data, &st) == 0 && S_ISDIR(st.st_mode))
-        return load_folder(j);
-    return job_load_data(j);
+    return is_folder(j->o->data) ? load_folder(j) : job_load_data(j);
 }
 
 /* Small ones that may be shapes, axes, counts or switches are part of the model for this run: the
@@ -52,30 +45,42 @@ static bool may_decide_shapes(const Tensor *t) {
     return t->rank == 0 || (t->rank == 1 && !dtype_is_float(t->dtype) && tensor_count(t) <= SMALL);
 }
 
-/* The data are read first, for the sake of those; a fault of the model is still the one that is
- * reported. */
+/* The data are read first, for the sake of those and of sizes that are symbols in the model; a fault
+ * of the model is still the one that is reported. Sizes given by hand are bound later, so that they
+ * can be checked. */
 static bool load_model_with_data(Job *j) {
-    VEC(NamedTensor) known = {0};
+    VEC(NamedTensor) known = {0}, sized = {0};
     bool data = load_data(j);
     ImportLimits limits = job_limits(j->o);
     for (int i = 0; data && i < j->data.names.n; i++) {
         NamedTensor one = {j->data.names.at[i], j->data.tensors.at[i]};
         if (one.name && may_decide_shapes(one.tensor))
             vec_push(&known, one);
+        if (one.name && !j->o->dims.n)
+            vec_push(&sized, one);
     }
     limits.known = known.at;
     limits.nknown = known.n;
+    limits.sized = sized.at;
+    limits.nsized = sized.n;
     j->g = onnx_import(j->o->model, &limits, &j->file, &j->model_diag);
     vec_free(&known);
+    vec_free(&sized);
     if (!j->g) {
         diag_free(&j->data_diag);
+        return false;
+    }
+    if (data && !j->data.names.n && j->g->inputs.n && is_folder(j->o->data)) {
+        diag_error(&j->data_diag, EXIT_DATA, "no input_0.pb in this folder");
+        diag_more(&j->data_diag,
+                  "expected input_0.pb, input_1.pb … (ONNX test data), or a .npz file");
         return false;
     }
     for (int i = 0; data && i < j->data.names.n; i++)
         if (!j->data.names.at[i])
             j->data.names.at[i] =
                 i < j->g->inputs.n ? node_str(j->g->inputs.at[i]->def, AT_NAME, "") : "";
-    return data && folder_is_enough(j);
+    return data;
 }
 
 static bool write_outputs(Job *j, Engine *e, const OutputTypes *types) {
