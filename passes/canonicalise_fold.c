@@ -78,8 +78,8 @@ bool canon_fold_const(Canon *c, Node *n) {
 
 /* ---- sizes that shapes decide ----
  *
- * Exporters compute a size in a handful of steps. A longer chain is the model's own arithmetic: looking to its end from
- * every node would take the square of its length, and the stack. */
+ * Exporters compute a size in a handful of steps. A longer chain is the model's own arithmetic:
+ * looking to its end from every node would take the square of its length, and the stack. */
 enum { SYMINTS_DEPTH = 24 };
 
 static bool symints(const Value *v, SymInt *out, int *n, int depth);

@@ -9,15 +9,28 @@
 #include "passes/pass.h"
 
 /* ---- selections: where a model decides which experts a token goes to (raise_route.c) ---- */
+typedef enum {
+    SELECT_INDEX, /* experts are numbers, T*K of them */
+    SELECT_ALL,   /* none: all experts work for all tokens, weighted by scores */
+    SELECT_SLOTS, /* places in the experts' queues (capacity), whatever decided on them */
+} SelectKind;
 typedef struct Selection {
-    Value *value;  /* i64, T*K elements in token order: the experts chosen */
-    Node *node;    /* the topk or argmax it comes from */
+    SelectKind kind;
+    Value *value;  /* INDEX: i64, T*K elements in token order: the experts chosen; else the router's
+                      logits, T*E: what follows from them is evaluated, not made up */
+    Node *node;    /* the topk or argmax it comes from, or the score function */
     Value *scores; /* what the decision was taken on, [.., E] */
     int64_t T;
-    int K, E;
+    int K, E;  /* SLOTS: K is how many columns the selection has */
+    int top_k; /* as reported: 0 where it varies */
 } Selection;
 typedef VEC(Selection) Selections;
 void selections_find(Graph *g, Selections *out);
+/* Routers whose scores weight all experts; to be tried when choices were. */
+void selections_find_all(Graph *g, Selections *out);
+/* The router's logits behind a value that routing made: those of the nearest softmax or sigmoid of
+ * T rows (E of them if E > 0), or of the nearest product of that shape. False if there are none. */
+bool selection_behind(Value *v, int64_t T, int E, Selection *out);
 
 /* Facts of a graph relative to one selection, by value id; values made later are beyond `n`. */
 typedef struct Facts {
@@ -40,7 +53,7 @@ typedef enum { ROUTE_SPREAD, ROUTE_ONE, ROUTE_EDGE } RouteKind;
 typedef struct Routing {
     int64_t T;
     int K, E;
-    int64_t *idx;  /* [T*K], distinct in a row */
+    int64_t *idx; /* [T*K], distinct in a row; -1: nobody (SELECT_SLOTS, where the walk fills it) */
     int32_t *slot; /* [T*E]: k with idx[t,k] = e, or -1 */
 } Routing;
 
@@ -117,6 +130,9 @@ typedef struct Region {
     bool batched;     /* each pair's matrices are gathered (D) */
     bool disagrees;   /* looked like a layer until it was probed */
     bool frozen;      /* sizes that routing decides are constants of the exporter's example */
+    bool slots;       /* rows are places in the experts' queues (C) */
+    bool lanes;       /* branches walked in lockstep are the K choices of a token, not experts */
+    Value *sel;       /* SELECT_SLOTS: what the dispatch reads */
     /* first failure */
     char *why;
     const Node *where;
@@ -211,6 +227,29 @@ bool raise_partial(const Region *r, const Root *root);
 
 /* True if `part` is one of the first `depth` sums down from `sum`. */
 bool raise_sum_contains(const Node *sum, const Node *part, int depth);
+
+/* Two experts compute the same with the same parameters: the exporter merged them. */
+bool raise_merged(const Region *r, const Value *a, const Value *b);
+
+/* ---- capacity (raise_slots.c) ---- */
+typedef struct SlotRoot {
+    Node *node;   /* its result is the layer's output */
+    Value *gates; /* [T,E,C], weights by place; or NULL: */
+    Node *gather; /* the places of a token, taken from all places */
+} SlotRoot;
+typedef VEC(SlotRoot) SlotRoots;
+void slot_roots_find(Graph *g, SlotRoots *out);
+bool slot_root_selection(const SlotRoot *root, Selection *out);
+/* As raise_root. */
+Value *raise_slot_root(Region *r, const SlotRoot *root, Value **base);
+/* The contributions that n adds up, and what it adds besides (raise_sum.c). */
+int raise_sum_leaves(Region *r, Node *n, Value **leaf, int most, Value **base);
+Value *raise_combine(Region *r, Value *rows, const Value *like);
+/* Moves that only capacity needs: a product with a matrix of zeros and ones, rows scattered to
+ * places, a row of padding joined on. */
+MoveResult move_one_hot(Region *r, const View *w, View *o);
+MoveResult move_places(Region *r, const View *w, View *o);
+MoveResult move_padded(Region *r, const View *w, View *o);
 
 /* Text of what an expert computes (raise_schema.c). */
 const char *raise_schema(Region *r, Value *rows);

@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "passes/canonicalise.h"
 #include "passes/raise.h"
 
 /* ---- probing ---- */
@@ -114,7 +115,7 @@ static bool probes_agree(Region *r, const Root *root, Value *now, int first_node
     int64_t cost = raised_cost(r, first_node, &products);
     bool dense = root->leaves > 0 ? !r->listed : !r->batched && !r->sorted;
     if (dense) /* the region computes every expert for every token */
-        cost *= s->E / s->K;
+        cost *= s->E > s->K ? s->E / s->K : 1;
     *worst = 0;
     if (!is_layer(r, root->node, products))
         return false;
@@ -161,9 +162,12 @@ static void region_free(Region *r) {
 static void accept(Region *r, const Root *root, Value *now, double worst, const char *form,
                    const char *schema) {
     Node *d = r->dispatch;
+    const char *before = node_str(d, AT_SCHEMA, NULL);
+    double error = node_float(d, AT_PROBE_ERROR, 0);
     node_set_str(d, AT_FORM, form);
-    node_set_str(d, AT_SCHEMA, schema);
-    node_set_float(d, AT_PROBE_ERROR, worst);
+    node_set_str(d, AT_SCHEMA,
+                 before ? arena_printf(&r->g->arena, "%s; %s", before, schema) : schema);
+    node_set_float(d, AT_PROBE_ERROR, worst > error ? worst : error);
     value_replace(root->node->out[0], now);
     graph_dce(r->g);
     if (!r->originals.n)
@@ -184,6 +188,10 @@ static void accept(Region *r, const Root *root, Value *now, double worst, const 
 }
 
 static const char *form_name(const Region *r, const Root *root) {
+    if (r->slots)
+        return "C";
+    if (r->s->kind == SELECT_ALL)
+        return "B";
     if (r->data_expert)
         return "A-hit";
     if (root->leaves > 0)
@@ -191,14 +199,32 @@ static const char *form_name(const Region *r, const Root *root) {
     return r->sorted ? "H" : r->batched ? "D" : "E";
 }
 
+/* What is being tried: one selection, and where its contributions may meet. */
+typedef struct Try {
+    Compile *c;
+    Selection *s;
+    Facts *f;
+    int layer;
+    Node *dispatch; /* of a part of this layer that was raised before */
+    Finding *found;
+} Try;
+
 /* Tries one combine. True: the region was replaced. */
-static bool try_root(Compile *c, Selection *s, Facts *f, const Root *root, bool second, int layer,
-                     Finding *found) {
+static bool try_root(Try *a, const Root *root, const SlotRoot *places, bool second) {
+    Compile *c = a->c;
+    Selection *s = a->s;
+    Finding *found = a->found;
     int first_node = c->g->next_node;
-    Region r = {
-        .c = c, .g = c->g, .s = s, .facts = f, .layer = layer, .b = builder_before(root->node)};
-    r.probe = probe_new(c->g, s, f, ROUTE_SPREAD, 0, RAISE_SEED);
-    Value *base, *y = raise_root(&r, root, second, &base);
+    Region r = {.c = c,
+                .g = c->g,
+                .s = s,
+                .facts = a->f,
+                .layer = a->layer,
+                .dispatch = a->dispatch,
+                .b = builder_before(root->node)};
+    r.probe = probe_new(c->g, s, a->f, ROUTE_SPREAD, 0, RAISE_SEED);
+    Value *base,
+        *y = places ? raise_slot_root(&r, places, &base) : raise_root(&r, root, second, &base);
     double worst = 0;
     bool looked = y != NULL, ok = false;
     if (y) {
@@ -207,8 +233,10 @@ static bool try_root(Compile *c, Selection *s, Facts *f, const Root *root, bool 
         if (base)
             y = op_binary(&r.b, OP_ADD, base, y);
         ok = probes_agree(&r, root, y, first_node, &worst);
-        if (ok)
+        if (ok) {
             accept(&r, root, y, worst, form_name(&r, root), schema);
+            a->dispatch = r.dispatch;
+        }
     }
     if (!ok) {
         remove_since(c->g, first_node);
@@ -246,25 +274,75 @@ static void check_partial(const Region *r, const Roots *roots, const Roots *part
     }
 }
 
-/* All combines of one selection. */
-static bool try_selection(Compile *c, Selection *s, int layer, Finding *found) {
-    Facts f = facts_of(c->g, s);
-    Region r = {.c = c, .g = c->g, .s = s, .facts = &f, .layer = layer};
+/* The first combine of a selection that can be raised. */
+static bool try_roots(Try *a) {
+    Facts f = facts_of(a->c->g, a->s);
+    Region r = {.c = a->c, .g = a->c->g, .s = a->s, .facts = &f, .layer = a->layer};
     Roots roots = {0}, partial = {0};
+    const Selection *s = a->s;
+    a->f = &f;
     roots_find(&r, &roots, &partial);
     bool ok = false;
     for (int i = 0; i < roots.n && i < 48 && !ok; i++) {
-        bool both = roots.at[i].leaves < 0 || (s->K == s->E && !roots.at[i].leaves);
-        ok = try_root(c, s, &f, &roots.at[i], false, layer, found) ||
-             (both && try_root(c, s, &f, &roots.at[i], true, layer, found));
+        bool both = roots.at[i].leaves < 0 ||
+                    (s->kind == SELECT_INDEX && s->K == s->E && !roots.at[i].leaves);
+        ok = try_root(a, &roots.at[i], NULL, false) ||
+             (both && try_root(a, &roots.at[i], NULL, true));
     }
-    if (!ok)
-        check_partial(&r, &roots, &partial, found);
+    if (!ok && !a->dispatch)
+        check_partial(&r, &roots, &partial, a->found);
     vec_free(&roots);
     vec_free(&partial);
     facts_free(&f);
     arena_free(&r.arena);
     return ok;
+}
+
+/* All combines of one selection: a layer may have several, one for each linear of its experts. */
+static bool try_selection(Compile *c, Selection *s, int layer, Finding *found) {
+    Try a = {.c = c, .s = s, .layer = layer, .found = found};
+    while (try_roots(&a))
+        ;
+    return a.dispatch != NULL;
+}
+
+static int layers_before(const Node *at) {
+    int n = 0;
+    for (const Node *p = at; p; p = p->prev)
+        n += p->op == OP_DISPATCH;
+    return n;
+}
+
+typedef VEC(Finding) Findings;
+
+/* Layers with capacity: each is found from the place where its tokens come back. */
+static void try_places(Compile *c, Findings *findings) {
+    bool again = true;
+    for (int rounds = 0; again && rounds < 4096; rounds++) {
+        SlotRoots roots = {0};
+        Findings why = {0};
+        slot_roots_find(c->g, &roots);
+        again = false;
+        for (int i = 0; i < roots.n && !again; i++) {
+            Selection s;
+            Finding found = {0};
+            Try a = {.c = c, .s = &s, .found = &found};
+            Root root = {roots.at[i].node, 0};
+            if (!slot_root_selection(&roots.at[i], &s))
+                continue;
+            Facts f = facts_of(c->g, &s);
+            a.f = &f;
+            a.layer = layers_before(root.node);
+            again = try_root(&a, &root, &roots.at[i], false);
+            facts_free(&f);
+            vec_push(&why, found);
+        }
+        if (!again)
+            *findings = why;
+        else
+            vec_free(&why);
+        vec_free(&roots);
+    }
 }
 
 /* ---- the pass ---- */
@@ -314,7 +392,7 @@ static void report(Compile *c, const Finding *f) {
     vec_push(&c->not_raised, n);
 }
 
-static int report_all(Compile *c, const TriedList *tried) {
+static int report_all(Compile *c, const TriedList *tried, int places) {
     int wrong = 0, raised = 0;
     for (int i = 0; i < tried->n; i++) {
         const Tried *t = &tried->at[i];
@@ -330,7 +408,7 @@ static int report_all(Compile *c, const TriedList *tried) {
     bool any = raised || c->not_raised.n;
     FOR_NODES(n, c->g)
     any = any || n->op == OP_DISPATCH;
-    if (!any) {
+    if (!any && !places) {
         Finding f = {.why = (char *)"no topk or argmax over a router's scores: nothing in this "
                                     "model chooses among experts"};
         report(c, &f);
@@ -346,16 +424,39 @@ static void number_layers(Graph *g) {
         node_set_int(n, AT_LAYER, layer++);
 }
 
-static int layers_before(const Node *at) {
-    int n = 0;
-    for (const Node *p = at; p; p = p->prev)
-        n += p->op == OP_DISPATCH;
-    return n;
+/* Does a choice among experts follow from these logits? Then the layer is that choice's, raised or
+ * not. */
+static bool has_choice(const TriedList *all, const Selection *s) {
+    for (int i = 0; i < all->n; i++) {
+        const char *score;
+        const Selection *o = &all->at[i].s;
+        if (o->kind == SELECT_INDEX && (all->at[i].raised || all->at[i].why.wrong) &&
+            router_logits(o, &score) == s->value)
+            return true;
+    }
+    return false;
+}
+
+/* Routers that weight all experts by their scores. */
+static void try_all(Compile *c, const TriedList *tried) {
+    Selections found = {0};
+    selections_find_all(c->g, &found);
+    for (int i = 0; i < found.n; i++) {
+        Selection *s = &found.at[i];
+        Finding why = {0};
+        if (s->node->prev || c->g->first == s->node)
+            if (!has_choice(tried, s))
+                try_selection(c, s, layers_before(s->node), &why);
+    }
+    vec_free(&found);
 }
 
 bool pass_raise_moe(Compile *c) {
     Selections found = {0};
     TriedList tried = {0};
+    Findings places = {0};
+    canon_report_folded(c->g, c->diag);
+    try_places(c, &places);
     selections_find(c->g, &found);
     for (int i = 0; i < found.n; i++) {
         Tried t = {.s = found.at[i]};
@@ -374,7 +475,14 @@ bool pass_raise_moe(Compile *c) {
                 t.s.node, 0};
         vec_push(&tried, t);
     }
-    int wrong = report_all(c, &tried);
+    try_all(c, &tried);
+    int wrong = report_all(c, &tried, places.n);
+    for (int i = 0; i < places.n; i++)
+        if (places.at[i].why) {
+            report(c, &places.at[i]);
+            wrong += places.at[i].wrong;
+        }
+    vec_free(&places);
     vec_free(&found);
     vec_free(&tried);
     graph_dce(c->g);

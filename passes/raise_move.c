@@ -275,6 +275,12 @@ static bool move_gather_one(Region *r, const View *w, int i, View *o) {
         if (d >= 0 && odims[d] < 0)
             odims[d] = dims[k];
     }
+    if (odims[a] < 0 && r->slots) { /* as many as there are places */
+        const RTensor *data = probe_value(r->probe, n->in[0]);
+        if (!data)
+            return false;
+        odims[a] = data->dims[a];
+    }
     if (odims[a] < 0 && !(w->rows >> a & 1 && q == 1 && idx->count == dims[a]))
         return false;
     /* A number of rows that data decide: as many as the branches ask for. */
@@ -477,6 +483,8 @@ static MoveResult move_concat(Region *r, const View *w, View *o) {
     if (begin[E] != dims[axis])
         return MOVE_FAIL;
     r->sorted = true;
+    if (r->slots)
+        r->merged = raise_merged(r, n->in[0], n->in[1]);
     *o = (View){.n = E, .rows = w->rows};
     o->v = ARENA_ARRAY(&r->arena, Value *, E);
     o->map = ARENA_ARRAY(&r->arena, RowMap *, E);
@@ -500,7 +508,11 @@ static MoveResult move_concat(Region *r, const View *w, View *o) {
                 r, n,
                 "rows are cut into experts at sizes that are constants of the exporter's example");
         }
-        if (all.t == ROW_FREE || all.e < 0 || o->v[all.e])
+        if (all.t == ROW_FREE && r->slots) /* no token chose it: it is where it should be */
+            all.e = i;
+        else if (all.t == ROW_FREE)
+            return MOVE_FAIL;
+        if (all.e < 0 || o->v[all.e])
             return MOVE_FAIL;
         o->v[all.e] = n->in[i];
         o->map[all.e] = sub;
@@ -524,14 +536,20 @@ MoveResult view_move(Region *r, const View *w, View *o) {
         return move_gather(r, w, o);
     case OP_GATHER_ND:
         return move_gather_nd(r, w, o);
-    case OP_SCATTER_ND:
-        return move_scatter_nd(r, w, o);
+    case OP_SCATTER_ND: {
+        MoveResult m = move_scatter_nd(r, w, o);
+        return m == MOVE_DONE ? m : move_places(r, w, o);
+    }
+    case OP_MATMUL:
+        return move_one_hot(r, w, o);
     case OP_SCATTER_ELEMENTS:
         return move_scatter_elements(r, w, o);
     case OP_CONCAT: {
         int64_t axis = node_int(n, AT_AXIS, 0);
         axis += axis < 0 ? w->v[0]->rank : 0;
-        return w->rows >> axis & 1 ? move_concat(r, w, o) : MOVE_NONE;
+        if (!(w->rows >> axis & 1))
+            return MOVE_NONE;
+        return move_padded(r, w, o) == MOVE_DONE ? MOVE_DONE : move_concat(r, w, o);
     }
     default:
         return MOVE_NONE;

@@ -76,6 +76,22 @@ static void fill_edge(Routing *r, int which) {
             r->idx[t * r->K + k] = (which + (k + t) % r->K) % r->E;
 }
 
+/* Logits that lead to such a routing, if the model chooses by them: SPREAD reaches every expert,
+ * ONE crowds one of them, EDGE leaves most empty. Drawn first, so that a seed stands for them. */
+static void made_up_logits(Probe *p, RouteKind kind, int which) {
+    const Selection *s = p->s;
+    RTensor *z = rtensor_new(&p->arena, s->value->dtype, s->value->rank, s->value->dims);
+    for (int64_t i = 0; i < z->count; i++) {
+        int64_t t = i / s->E;
+        int e = (int)(i % s->E);
+        bool wanted = kind == ROUTE_SPREAD ? t < s->E && e == t % s->E : e == which;
+        if (kind == ROUTE_EDGE)
+            wanted = e == (which + t % 2) % s->E;
+        z->f[i] = normal(&p->rng) + (wanted ? 6 : 0);
+    }
+    p->ev.values[s->value->id] = z;
+}
+
 Probe *probe_new(Graph *g, const Selection *s, const Facts *f, RouteKind kind, int which,
                  uint64_t seed) {
     Probe *p = xcalloc(1, sizeof *p);
@@ -87,6 +103,16 @@ Probe *probe_new(Graph *g, const Selection *s, const Facts *f, RouteKind kind, i
     *r = (Routing){.T = s->T, .K = s->K, .E = s->E};
     r->idx = ARENA_ARRAY(&p->arena, int64_t, s->T * s->K);
     r->slot = ARENA_ARRAY(&p->arena, int32_t, s->T * s->E);
+    p->ev = (Eval){.arena = &p->arena, .diag = &p->diag, .mem_limit = (int64_t)6 << 30};
+    p->ev.values = xcalloc((size_t)g->next_value + 4096, sizeof *p->ev.values);
+    if (s->kind != SELECT_INDEX) {
+        made_up_logits(p, kind, which);
+        for (int64_t i = 0; i < s->T * s->K; i++)
+            r->idx[i] = s->kind == SELECT_ALL ? i % s->K : -1;
+        for (int64_t i = 0; i < s->T * s->E; i++)
+            r->slot[i] = s->kind == SELECT_ALL ? (int32_t)(i % s->E) : -1;
+        return p;
+    }
     if (kind == ROUTE_SPREAD)
         fill_spread(r, &p->rng);
     else if (kind == ROUTE_ONE)
@@ -97,8 +123,6 @@ Probe *probe_new(Graph *g, const Selection *s, const Facts *f, RouteKind kind, i
         r->slot[i] = -1;
     for (int64_t i = 0; i < s->T * s->K; i++)
         r->slot[i / s->K * s->E + r->idx[i]] = (int32_t)(i % s->K);
-    p->ev = (Eval){.arena = &p->arena, .diag = &p->diag, .mem_limit = (int64_t)6 << 30};
-    p->ev.values = xcalloc((size_t)g->next_value + 4096, sizeof *p->ev.values);
     return p;
 }
 
@@ -140,7 +164,7 @@ const RTensor *probe_value(Probe *p, Value *v) {
     if (*slot)
         return *slot;
     bool known = v->id < p->facts->n;
-    if (v == p->s->value) {
+    if (v == p->s->value && p->s->kind == SELECT_INDEX) {
         *slot = rtensor_new(&p->arena, v->dtype, v->rank, v->dims);
         memcpy((*slot)->i, p->route.idx, sizeof(int64_t) * (size_t)(*slot)->count);
     } else if (v->def->op == OP_PARAM) {

@@ -222,6 +222,10 @@ static const char *score_downstream(const Selection *s) {
 }
 
 Value *router_logits(const Selection *s, const char **score) {
+    if (s->kind != SELECT_INDEX) {
+        *score = s->node->op == OP_SIGMOID ? "sigmoid" : "softmax";
+        return s->value;
+    }
     Node *f = score_upstream(s);
     Value *z;
     if (f) {
@@ -234,4 +238,88 @@ Value *router_logits(const Selection *s, const char **score) {
     while (z->def->op == OP_CAST && dtype_is_float(z->def->in[0]->dtype))
         z = z->def->in[0];
     return value_count(z) == s->T * s->E ? z : NULL;
+}
+
+/* ---- routers known by their logits ---- */
+
+static Value *without_casts(Value *z) {
+    while (z->def->op == OP_CAST && dtype_is_float(z->def->in[0]->dtype))
+        z = z->def->in[0];
+    return z;
+}
+
+static bool over_last_axis(const Node *n) {
+    int64_t axis = node_int(n, AT_AXIS, -1);
+    return n->op == OP_SIGMOID ||
+           (n->op == OP_SOFTMAX && (axis == -1 || axis == n->in[0]->rank - 1));
+}
+
+bool selection_behind(Value *v, int64_t T, int E, Selection *out) {
+    VEC(Value *) queue = {0};
+    Node *best = NULL;
+    bool *seen = xcalloc((size_t)v->def->graph->next_value, sizeof *seen);
+    vec_push(&queue, v);
+    for (int head = 0; head < queue.n && queue.n < 4096 && !best; head++) {
+        Node *n = queue.at[head]->def;
+        const Value *y = n->out[0];
+        bool wide = y->rank >= 2 && last_dim(y) >= 2 && last_dim(y) <= 65536 &&
+                    dtype_is_float(y->dtype) && (E == 0 || last_dim(y) == E) && value_known(y) &&
+                    value_count(y) == T * last_dim(y);
+        if (wide && (over_last_axis(n) || n->op == OP_MATMUL))
+            best = n;
+        if (n->op == OP_MATMUL || n->op == OP_COMBINE || (op_info[n->op].flags & OPF_LEAF))
+            continue;
+        for (int i = 0; i < n->nin; i++)
+            if (n->in[i] && !seen[n->in[i]->id]) {
+                seen[n->in[i]->id] = true;
+                vec_push(&queue, n->in[i]);
+            }
+    }
+    vec_free(&queue);
+    free(seen);
+    if (!best)
+        return false;
+    Value *z = best->op == OP_MATMUL ? best->out[0] : without_casts(best->in[0]);
+    *out = (Selection){
+        .value = z, .node = best, .scores = best->out[0], .T = T, .E = (int)last_dim(best->out[0])};
+    return true;
+}
+
+/* A product with a weight, perhaps with a bias added. */
+static bool is_linear(const Value *v) {
+    const Node *n = v->def;
+    while (n->op == OP_CAST || n->op == OP_RESHAPE || n->op == OP_ADD || n->op == OP_MUL ||
+           n->op == OP_DIV) {
+        const Node *a = n->in[0]->def, *b = n->nin > 1 && n->in[1] ? n->in[1]->def : a;
+        n = (op_info[a->op].flags & OPF_LEAF) ? b : a;
+    }
+    if (n->op != OP_MATMUL)
+        return false;
+    for (int i = 0; i < 2; i++) {
+        const Node *w = n->in[i]->def;
+        while (w->op == OP_TRANSPOSE || w->op == OP_CAST || w->op == OP_RESHAPE || w->op == OP_DIV)
+            w = w->in[0]->def;
+        if (w->op == OP_PARAM)
+            return true;
+    }
+    return false;
+}
+
+void selections_find_all(Graph *g, Selections *out) {
+    FOR_NODES(n, g) {
+        const Value *y = n->out[0];
+        if (n->op != OP_SOFTMAX || !over_last_axis(n) || !value_known(y) || y->rank < 2 ||
+            last_dim(y) < 2 || last_dim(y) > 1024 || !is_linear(n->in[0]))
+            continue;
+        int E = (int)last_dim(y);
+        Selection s = {.kind = SELECT_ALL,
+                       .value = without_casts(n->in[0]),
+                       .node = n,
+                       .scores = n->out[0],
+                       .T = value_count(y) / E,
+                       .K = E,
+                       .E = E,
+                       .top_k = E};
+        vec_push(out, s);
+    }
 }

@@ -17,6 +17,12 @@ static bool is_scatter_add(const Node *n) {
            !strcmp(node_str(n, AT_REDUCTION, "none"), "add") && dtype_is_float(n->out[0]->dtype);
 }
 
+/* Rows written to a tensor of zeros, one expert after the other: a sum where each token has one. */
+static bool is_scatter_part(const Region *r, const Node *n) {
+    return (n->op == OP_SCATTER_ND || n->op == OP_SCATTER_ELEMENTS) && r->s->K == 1 &&
+           dtype_is_float(n->out[0]->dtype) && !strcmp(node_str(n, AT_REDUCTION, "none"), "none");
+}
+
 static bool is_sum(const Node *n) {
     return (n->op == OP_ADD && dtype_is_float(n->out[0]->dtype)) || is_scatter_add(n);
 }
@@ -92,12 +98,13 @@ void roots_find(Region *r, Roots *out, Roots *partial) {
             count[n->out[0]->id] = 1;
             continue;
         }
-        if (!is_sum(n) || adds_bias(r, n)) {
+        bool part = is_scatter_part(r, n);
+        if ((!is_sum(n) && !part) || adds_bias(r, n)) {
             for (int i = 0; i < n->nout; i++)
                 count[n->out[i]->id] = 1;
             continue;
         }
-        int total = is_scatter_add(n) ? 1 : 0;
+        int total = n->op != OP_ADD ? 1 : 0;
         for (int i = 0; i < (n->op == OP_ADD ? 2 : 1); i++)
             total += chosen(r, n->in[i]) ? count[n->in[i]->id] : 0;
         count[n->out[0]->id] = total;
@@ -114,7 +121,7 @@ void roots_find(Region *r, Roots *out, Roots *partial) {
 
 /* ---- reductions ---- */
 
-static Value *combine(Region *r, Value *rows, const Value *like) {
+Value *raise_combine(Region *r, Value *rows, const Value *like) {
     int64_t dims[MAX_RANK];
     Value *y = op_node(&r->b, OP_COMBINE, (Value *[]){rows, dispatch_out(r, 4), dispatch_out(r, 1)},
                        3, NULL, 0)
@@ -143,6 +150,22 @@ static RowMap *reduction_map(Region *r, const Value *x, unsigned rows, int axis,
     return m;
 }
 
+/* No row of the summands is zero. */
+static bool all_work(Region *r, Value *x, unsigned rows) {
+    const RTensor *v = probe_value(r->probe, x);
+    int64_t width = 1;
+    for (int k = 0; k < x->rank; k++)
+        width *= rows >> k & 1 ? 1 : x->dims[k];
+    for (int64_t i = 0; v && i < v->count; i += width) {
+        int64_t k = 0;
+        while (k < width && v->f[i + k] == 0)
+            k++;
+        if (k == width)
+            return false;
+    }
+    return v != NULL && width > 1;
+}
+
 static Value *raise_reduction(Region *r, Node *n, bool second) {
     unsigned rows;
     int axis;
@@ -151,10 +174,12 @@ static Value *raise_reduction(Region *r, Node *n, bool second) {
     Value *x = n->in[0];
     bool slots = r->s->K == r->s->E ? second : x->dims[axis] == r->s->K;
     View w = view_single(r, x, rows, reduction_map(r, x, rows, axis, slots));
-    if (!r->facts->hot[x->id] && x->def->op != OP_CONCAT)
+    if (r->s->kind == SELECT_ALL && !all_work(r, x, rows))
+        return raise_fail(r, n, "some experts do nothing for some tokens here");
+    if (r->s->kind != SELECT_ALL && !r->facts->hot[x->id] && x->def->op != OP_CONCAT)
         return raise_fail(r, n, "what is summed here is not work that differs with the expert");
     Rows y = raise_rows(r, &w);
-    return y.v && !y.uniform ? combine(r, y.v, n->out[0]) : NULL;
+    return y.v && !y.uniform ? raise_combine(r, y.v, n->out[0]) : NULL;
 }
 
 /* ---- sums of branches ---- */
@@ -191,7 +216,7 @@ static void collect(const Region *r, Value *v, Leaves *out) {
     } else if (n->op == OP_ADD && dtype_is_float(v->dtype) && !adds_bias(r, n)) {
         collect(r, n->in[0], out);
         collect(r, n->in[1], out);
-    } else if (is_scatter_add(n) ||
+    } else if (is_scatter_add(n) || is_scatter_part(r, n) ||
                ((n->op == OP_SCATTER_ND || n->op == OP_SCATTER_ELEMENTS) && is_zero(n->in[0]))) {
         Leaf l = {n->in[2], n->in[1], n->op == OP_SCATTER_ELEMENTS, n};
         if (!is_zero(n->in[0]))
@@ -245,6 +270,27 @@ static Value *find_gate(const Region *r, Value *v, int depth) {
     return NULL;
 }
 
+/* Where all experts work, a branch is the one whose score it is multiplied with. */
+static bool name_by_scores(Region *r, const Leaves *l, int *expert) {
+    const Selection *s = r->s;
+    const RTensor *p = probe_value(r->probe, s->scores);
+    for (int i = 0; i < s->E; i++) {
+        Value *gate = find_gate(r, l->at.at[i].v, 0);
+        const RTensor *g = gate && !l->at.at[i].index ? probe_value(r->probe, gate) : NULL;
+        expert[i] = -1;
+        for (int e = 0; e < s->E && p && g && expert[i] < 0; e++) {
+            bool same = true;
+            for (int64_t t = 0; t < s->T && same; t++)
+                same = g->f[t] == p->f[t * s->E + e];
+            expert[i] = same ? e : -1;
+        }
+        if (expert[i] < 0)
+            return raise_fail(r, l->at.at[i].v->def,
+                              "a branch is not weighted by one of the router's scores");
+    }
+    return true;
+}
+
 /* Tokens that a branch serves as a bit per token. */
 static bool leaf_serves(Region *r, Probe *p, const Leaf *l, Value *gate, char *serves) {
     memset(serves, 0, (size_t)r->s->T);
@@ -269,6 +315,8 @@ static bool leaf_serves(Region *r, Probe *p, const Leaf *l, Value *gate, char *s
  * tell. */
 static bool name_experts(Region *r, const Leaves *l, int *expert) {
     const Selection *s = r->s;
+    if (s->kind == SELECT_ALL)
+        return name_by_scores(r, l, expert);
     char *serves = ARENA_ARRAY(&r->arena, char, s->T + 1);
     char *maybe = ARENA_ARRAY(&r->arena, char, s->E * s->E);
     memset(maybe, 1, (size_t)(s->E * s->E));
@@ -360,6 +408,11 @@ static bool alike(const Region *r, const Value *a, const Value *b, int *own, int
     return true;
 }
 
+bool raise_merged(const Region *r, const Value *a, const Value *b) {
+    int own = 0, fuel = 4000;
+    return alike(r, a, b, &own, &fuel) && own == 0;
+}
+
 static Value *raise_sum(Region *r, Node *n, Value **base) {
     Leaves l = {0};
     int E = r->s->E;
@@ -387,13 +440,12 @@ static Value *raise_sum(Region *r, Node *n, Value **base) {
         ok = (w.map[e] = leaf_map(r, &l.at.at[i], e)) != NULL;
     }
     Rows y = {0};
-    int own = 0, fuel = 4000;
     if (ok) {
-        r->merged = alike(r, w.v[0], w.v[1], &own, &fuel) && own == 0;
+        r->merged = raise_merged(r, w.v[0], w.v[1]);
         y = raise_rows(r, &w);
     }
     if (y.v && !y.uniform) {
-        out = combine(r, y.v, n->out[0]);
+        out = raise_combine(r, y.v, n->out[0]);
         *base = NULL;
         for (int i = 0; i < l.base.n; i++)
             *base = *base ? op_binary(&r->b, OP_ADD, *base, l.base.at[i]) : l.base.at[i];
@@ -401,6 +453,24 @@ static Value *raise_sum(Region *r, Node *n, Value **base) {
     vec_free(&l.at);
     vec_free(&l.base);
     return out;
+}
+
+int raise_sum_leaves(Region *r, Node *n, Value **leaf, int most, Value **base) {
+    Leaves l = {0};
+    collect(r, n->out[0], &l);
+    int count = l.at.n;
+    *base = NULL;
+    for (int i = 0; i < l.at.n; i++) {
+        if (l.at.at[i].index)
+            count = 0;
+        if (i < most)
+            leaf[i] = l.at.at[i].v;
+    }
+    for (int i = 0; i < l.base.n && count <= most; i++)
+        *base = *base ? op_binary(&r->b, OP_ADD, *base, l.base.at[i]) : l.base.at[i];
+    vec_free(&l.at);
+    vec_free(&l.base);
+    return count <= most ? count : 0;
 }
 
 bool raise_sum_contains(const Node *sum, const Node *part, int depth) {
@@ -450,7 +520,7 @@ static Value *raise_pairs(Region *r, Node *n, bool sorted, Value **base) {
     if (!y.v || y.uniform)
         return NULL;
     *base = is_zero(n->in[0]) ? NULL : n->in[0];
-    return combine(r, y.v, n->out[0]);
+    return raise_combine(r, y.v, n->out[0]);
 }
 
 Value *raise_root(Region *r, const Root *root, bool second, Value **base) {

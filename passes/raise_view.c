@@ -281,18 +281,31 @@ Value *raise_node(Region *r, Op op, Value *const *in, int nin, const Attr *attrs
     return v;
 }
 
+/* [T,E] of 0..E-1 in each row. */
+static Value *everyone(Region *r) {
+    int E = r->s->E;
+    int64_t *each = ARENA_ARRAY(&r->g->arena, int64_t, E), row[] = {1, E}, te[] = {r->s->T, E};
+    for (int e = 0; e < E; e++)
+        each[e] = e;
+    Tensor t = {.dtype = DT_I64, .rank = 1, .dims = {E}, .data = each};
+    return op_expand(&r->b, op_reshape(&r->b, op_const(&r->b, &t), 2, row), 2, te);
+}
+
 bool raise_dispatch(Region *r) {
     if (r->dispatch)
         return true;
     const Selection *s = r->s;
     int64_t tk[] = {s->T, s->K}, te[] = {s->T, s->E};
     const char *score = NULL;
-    Value *idx = op_reshape(&r->b, op_cast(&r->b, s->value, DT_I64), 2, tk);
+    Value *idx = s->kind == SELECT_SLOTS ? r->sel
+                 : s->kind == SELECT_ALL
+                     ? everyone(r)
+                     : op_reshape(&r->b, op_cast(&r->b, s->value, DT_I64), 2, tk);
     Value *logits = router_logits(s, &score);
     if (logits)
         logits = op_reshape(&r->b, logits, 2, te);
     Attr attrs[] = {{.key = AT_EXPERTS, .i = s->E},
-                    {.key = AT_TOP_K, .i = s->K},
+                    {.key = AT_TOP_K, .i = s->kind == SELECT_INDEX ? s->K : s->top_k},
                     {.key = AT_LAYER, .i = r->layer},
                     {.key = AT_SCORE, .s = logits ? score : "none"}};
     r->dispatch = op_node(&r->b, OP_DISPATCH, (Value *[]){idx, logits}, logits ? 2 : 1, attrs,

@@ -465,8 +465,8 @@ static Rows rows_matmul(Region *r, const View *w) {
     int nf = view_features(w, f);
     if (!product_views(r, w, &p))
         return raise_fail(r, n, "a product whose rows cannot be followed"), failed;
-    bool a_weight = raise_weights(r, &p.a, &weights),
-         b_weight = !a_weight && raise_weights(r, &p.b, &weights);
+    bool a_weight = !r->lanes && raise_weights(r, &p.a, &weights),
+         b_weight = !r->lanes && !a_weight && raise_weights(r, &p.b, &weights);
     if (a_weight || b_weight) {
         Rows x = raise_rows(r, a_weight ? &p.b : &p.a);
         /* The view's matrix axes: of a, [M,K] (out first) unless transposed; of b, [K,N] (in
@@ -488,9 +488,11 @@ static Rows rows_matmul(Region *r, const View *w) {
 
 /* ---- the rules ---- */
 
-/* Branches that are each expert's gate for every token: one [T,E] matrix. */
+/* Branches that are each expert's gate for every token: one [T,E] matrix; or each choice's weight:
+ * [T,K]. */
 static Rows rows_gates(Region *r, const View *w) {
     int64_t f[MAX_RANK], column[] = {r->s->T, 1};
+    int width = w->n;
     int nf = view_features(w, f), perm[MAX_RANK];
     for (int k = 0; k < nf; k++)
         if (f[k] != 1)
@@ -504,17 +506,17 @@ static Rows rows_gates(Region *r, const View *w) {
     Value **columns = ARENA_ARRAY(&r->arena, Value *, w->n);
     for (int i = 0; i < w->n; i++)
         columns[i] = op_reshape(&r->b, w->v[i], 2, column);
-    RowMap *m = map_new(r, r->s->T * r->s->E);
+    RowMap *m = map_new(r, r->s->T * width);
     for (int64_t i = 0; i < m->n; i++)
-        m->at[i] = (Entry){(int32_t)(i / r->s->E), ROW_VARIES, (int32_t)(i % r->s->E)};
+        m->at[i] = (Entry){(int32_t)(i / width), ROW_VARIES, (int32_t)(i % width)};
     View all = view_single(r, op_concat(&r->b, columns, w->n, 1), 3, m);
-    Rows x = raise_leaf(r, &all, LEAF_DENSE, (int[]){0, 1});
+    Rows x = raise_leaf(r, &all, r->lanes ? LEAF_PAIR : LEAF_DENSE, (int[]){0, 1});
     x.v = reshape_rows(r, x.v, nf, f);
     return x;
 }
 
 static Rows rows_branches_leaf(Region *r, const View *w) {
-    bool weights = true;
+    bool weights = !r->lanes;
     for (int i = 0; i < w->n; i++)
         weights = weights && !fact(r, r->facts->activation, w->v[i]) &&
                   !fact(r, r->facts->chosen, w->v[i]) && w->v[i]->id < r->facts->n;
@@ -580,7 +582,7 @@ static bool better_below(Region *r, const View *w, LeafKind kind, View *o) {
 
 Rows raise_rows(Region *r, const View *w) {
     int perm[MAX_RANK];
-    if (w->n > 1 && view_equal_all(w) && w->map[0]->n == 1 && raise_owned(r, w->v[0]))
+    if (!r->lanes && w->n > 1 && view_equal_all(w) && w->map[0]->n == 1 && raise_owned(r, w->v[0]))
         return (Rows){.v = op_gather(&r->b, raise_stack(r, w), dispatch_out(r, 3), 0)};
     if (w->n > 1 && view_equal_all(w)) {
         for (int i = 1; i < w->n; i++)
@@ -589,7 +591,11 @@ Rows raise_rows(Region *r, const View *w) {
                                   "experts read a shared value with different shapes"),
                        failed;
         View one = view_collapse(r, w);
-        return raise_rows(r, &one);
+        bool lanes = r->lanes;
+        r->lanes = false;
+        Rows all = raise_rows(r, &one);
+        r->lanes = lanes;
+        return all;
     }
     const Rows *known = memo_find(r, w);
     if (known)
@@ -605,8 +611,12 @@ Rows raise_rows(Region *r, const View *w) {
     } else if (w->n > 1) {
         out = rows_branches_leaf(r, w);
     }
-    if (!out.v && !r->why)
+    if (!out.v && !r->why) { /* what is made is made from the user's node */
+        const Source *src = r->b.src;
+        r->b.src = w->v[0]->def->src;
         out = rows_of_op(r, w);
+        r->b.src = src;
+    }
     if (out.v)
         memo_put(r, w, out);
     return out;

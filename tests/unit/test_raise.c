@@ -194,17 +194,47 @@ static void test_b_missing(void **state) {
     expect_none(form_b(E - 1, NULL, false), true, "3 of 4 experts");
 }
 
-/* Two models averaged by a router over two: every expert for every token, no choice. */
-static void test_ensemble(void **state) {
-    Layer l = layer_begin();
-    Value *p = op_softmax(&l.b, l.z, 1), *y = NULL;
-    for (int e = 0; e < E; e++) {
+/* E models weighted by p[.,E]: every expert for every token. */
+static Layer mixture(Layer l, Value *p, const int *order) {
+    Value *y = NULL;
+    for (int i = 0; i < E; i++) {
+        int e = order ? order[i] : i;
         Value *c =
             op_binary(&l.b, OP_MUL, expert(&l, l.x, e, "m"), op_slice(&l.b, p, 1, e, e + 1, 1));
         y = y ? op_binary(&l.b, OP_ADD, y, c) : c;
     }
     layer_end(&l, y);
-    expect_none(l, false, NULL);
+    return l;
+}
+
+/* A router of the token weights all experts: a layer with K = E. */
+static void test_all_experts(void **state) {
+    for (int turned = 0; turned < 2; turned++) {
+        Layer l = layer_begin();
+        l = mixture(l, op_softmax(&l.b, l.z, 1), turned ? (int[]){2, 0, 3, 1} : NULL);
+        Arena a = {0};
+        Diag d = {0};
+        Raised r = raise_graph(l.g, &a, &d);
+        assert_int_equal(r.layers, 1);
+        assert_string_equal(r.form, "B");
+        assert_int_equal(r.layer.top_k, E);
+        assert_int_equal(r.layer.weights.n, 3 * E);
+        assert_ptr_equal(r.layer.logits, l.z);
+        assert_true(r.error < 1e-12);
+        diag_free(&d);
+        arena_free(&a);
+        graph_free(l.g);
+    }
+}
+
+/* Weights that are the same for all tokens, learned or not: an ensemble, no router. */
+static void test_ensemble(void **state) {
+    for (int learned = 0; learned < 2; learned++) {
+        Layer l = layer_begin();
+        Value *w = learned ? op_softmax(&l.b, weight(&l, "mix", 2, DIMS(1, E)), 1)
+                           : op_full(&l.b, DT_F32, 1.0 / E, 2, DIMS(1, E));
+        expect_none(mixture(l, w, NULL), false, NULL);
+    }
 }
 
 /* The K best classes' embeddings are averaged: an index into a table, no expert. */
@@ -244,6 +274,7 @@ int main(void) {
         cmocka_unit_test(test_soft_rest),
         cmocka_unit_test(test_a_missing),
         cmocka_unit_test(test_b_missing),
+        cmocka_unit_test(test_all_experts),
         cmocka_unit_test(test_ensemble),
         cmocka_unit_test(test_embedding_bag),
         cmocka_unit_test(test_mixes_tokens),

@@ -1,0 +1,617 @@
+/* raise_slots.c: layers with capacity. Tokens are put into places of their experts' queues, [E,C];
+ * a token that finds its queue full is dropped.
+ *
+ * Two spellings of the way back from places to tokens are known: a product with weights W[T,E,C]
+ * (GShard, DeepSpeed), and a gather of each choice's place, weighted and summed (Tutel). Which
+ * token a place holds is evaluated under made-up logits, so whatever decided on it (argmaxes,
+ * noise, thresholds, priorities, capacity) is of no interest. What the dispatch reads is what is
+ * left after the drop: the weights summed over places, or the chosen experts with -1 for pairs that
+ * got no place; never more than the model computed. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "passes/raise.h"
+
+static bool is_chosen(const Region *r, const Value *v) {
+    return v->id < r->facts->n && r->facts->chosen[v->id];
+}
+
+static bool is_hot(const Region *r, const Value *v) {
+    return v->id < r->facts->n && r->facts->hot[v->id];
+}
+
+/* ---- candidates ---- */
+
+/* W[T,E,C] of a product [T, E*C] x [E*C, H]. */
+static Value *place_weights(const Node *n) {
+    const Value *y = n->out[0], *a = n->in[0];
+    if (n->op != OP_MATMUL || y->rank != 2 || a->rank != 2 || a->def->op != OP_RESHAPE ||
+        node_int(n, AT_TRANS_A, 0) || !dtype_is_float(a->dtype))
+        return NULL;
+    Value *w = a->def->in[0];
+    while (w->def->op == OP_CAST && dtype_is_float(w->def->in[0]->dtype))
+        w = w->def->in[0];
+    bool fits = w->rank == 3 && w->dims[0] >= 1 && w->dims[0] == a->dims[0] && w->dims[1] >= 2;
+    return fits ? w : NULL;
+}
+
+/* The sum that a gathered place ends up in: through weights and views to the last of a run of
+ * additions, or to a reduction. */
+static Node *sum_above(Node *gather) {
+    Node *best = gather, *n = gather;
+    bool adds = false;
+    while (n->out[0]->uses.n == 1) {
+        Node *u = n->out[0]->uses.at[0].node;
+        bool view = u->op == OP_RESHAPE || u->op == OP_CAST || u->op == OP_TRANSPOSE;
+        if (u->op == OP_REDUCE_SUM && !adds)
+            return u;
+        if (u->op == OP_ADD)
+            adds = true;
+        else if (adds || (u->op != OP_MUL && !view))
+            break;
+        n = u;
+        if (u->op == OP_ADD || u->op == OP_MUL)
+            best = u;
+    }
+    return best;
+}
+
+void slot_roots_find(Graph *g, SlotRoots *out) {
+    FOR_NODES(n, g) {
+        SlotRoot root = {n, place_weights(n), NULL};
+        const Node *data = n->nin > 1 ? n->in[0]->def : NULL;
+        if (!root.gates && n->op == OP_GATHER && node_int(n, AT_AXIS, 0) == 0 &&
+            n->in[0]->rank == 2 && dtype_is_float(n->in[0]->dtype) &&
+            (data->op == OP_CONCAT || data->op == OP_RESHAPE) &&
+            !(op_info[n->in[1]->def->op].flags & OPF_LEAF) && value_known(n->in[1]))
+            root = (SlotRoot){sum_above(n), NULL, n};
+        bool again = !root.gates && !root.gather;
+        for (int i = 0; i < out->n && !again; i++)
+            again = out->at[i].node == root.node;
+        if (!again)
+            vec_push(out, root);
+    }
+}
+
+bool slot_root_selection(const SlotRoot *root, Selection *out) {
+    bool found = false;
+    if (root->gates) {
+        found = selection_behind(root->gates, root->gates->dims[0], (int)root->gates->dims[1], out);
+        out->K = out->E;
+    } else {
+        const Value *y = root->node->out[0], *idx = root->gather->in[1];
+        int64_t all = value_count(idx), T = root->node->op == OP_REDUCE_SUM && y->rank >= 1
+                                                ? value_count(y) / y->dims[y->rank - 1]
+                                                : all;
+        if (T < 1 || all % T)
+            return false;
+        found = selection_behind(root->gather->in[1], T, 0, out);
+        out->K = (int)(all / T); /* of one gather: a sum of several has more */
+    }
+    out->kind = SELECT_SLOTS;
+    return found;
+}
+
+/* ---- moves ---- */
+
+/* A product with a matrix that has a single 1 in each row that is read: a gather. */
+MoveResult move_one_hot(Region *r, const View *w, View *o) {
+    const Node *n = w->v[0]->def;
+    Value *d = n->in[0], *x = n->in[1];
+    bool ta = node_int(n, AT_TRANS_A, 0);
+    if (!r->slots || w->n != 1 || w->rows != 1 || w->v[0]->rank != 2 || d->rank != 2 ||
+        x->rank != 2 || node_int(n, AT_TRANS_B, 0) || !is_chosen(r, d) || is_hot(r, d))
+        return MOVE_NONE;
+    const RTensor *m = probe_value(r->probe, d);
+    if (!m || m->dims[ta ? 1 : 0] != w->map[0]->n)
+        return MOVE_NONE;
+    int64_t rows = w->map[0]->n, cols = m->dims[ta ? 0 : 1];
+    RowMap *map = map_new(r, cols);
+    for (int64_t p = 0; p < rows; p++) {
+        int64_t at = -1;
+        for (int64_t t = 0; t < cols; t++) {
+            double v = m->f[ta ? t * rows + p : p * cols + t];
+            if (v != 0 && (v != 1 || at >= 0) && w->map[0]->at[p].t != ROW_FREE)
+                return MOVE_NONE;
+            at = v != 0 ? t : at;
+        }
+        if (w->map[0]->at[p].t == ROW_FREE)
+            continue;
+        if (at < 0)
+            return MOVE_NONE;
+        entry_merge(&map->at[at], w->map[0]->at[p]);
+    }
+    *o = view_single(r, x, 1, map);
+    return MOVE_DONE;
+}
+
+/* A chain of scatters that write the same rows to one place after the other. */
+MoveResult move_places(Region *r, const View *w, View *o) {
+    const Node *n = w->v[0]->def;
+    Value *rows = n->in[2];
+    const RowMap *m = w->map[0];
+    if (!r->slots || w->n != 1 || w->rows != 1)
+        return MOVE_FAIL;
+    int64_t *writer = ARENA_ARRAY(&r->arena, int64_t, m->n + 1), count = -1;
+    char *done = ARENA_ARRAY(&r->arena, char, m->n + 1);
+    for (int64_t i = 0; i < m->n; i++)
+        writer[i] = -1;
+    for (; n->op == OP_SCATTER_ND && n->in[2] == rows &&
+           !strcmp(node_str(n, AT_REDUCTION, "none"), "none");
+         n = n->in[0]->def) {
+        const RTensor *idx = probe_value(r->probe, n->in[1]);
+        if (!idx || idx->rank != 2 || idx->dims[1] != 1)
+            return MOVE_FAIL;
+        count = idx->dims[0];
+        for (int64_t i = 0; i < count; i++) {
+            int64_t to = idx->i[i] < 0 ? idx->i[i] + m->n : idx->i[i];
+            if (to < 0 || to >= m->n)
+                return MOVE_FAIL;
+            if (!done[to])
+                writer[to] = i; /* the last of one scatter */
+        }
+        for (int64_t i = 0; i < m->n; i++)
+            done[i] = writer[i] >= 0;
+    }
+    if (count < 0)
+        return MOVE_FAIL;
+    RowMap *map = map_new(r, count);
+    for (int64_t i = 0; i < m->n; i++) {
+        if (m->at[i].t == ROW_FREE)
+            continue;
+        if (writer[i] < 0)
+            return MOVE_FAIL;
+        entry_merge(&map->at[writer[i]], m->at[i]);
+    }
+    *o = view_single(r, rows, 1, map);
+    return MOVE_DONE;
+}
+
+/* Rows that are read lie in one part of a concatenation: the others are padding. */
+MoveResult move_padded(Region *r, const View *w, View *o) {
+    const Node *n = w->v[0]->def;
+    int64_t begin = 0;
+    if (!r->slots || w->n != 1 || w->rows != 1 || node_int(n, AT_AXIS, 0) != 0)
+        return MOVE_FAIL;
+    const RowMap *m = w->map[0];
+    for (int i = 0; i < n->nin; i++) {
+        int64_t size = n->in[i]->dims[0];
+        if (size < 0) {
+            const RTensor *x = probe_value(r->probe, n->in[i]);
+            if (!x)
+                return MOVE_FAIL;
+            size = x->dims[0];
+        }
+        RowMap *part = map_new(r, size);
+        bool inside = false, outside = false;
+        for (int64_t p = 0; p < m->n; p++) {
+            bool in = p >= begin && p < begin + size;
+            *(in ? &inside : &outside) |= m->at[p].t != ROW_FREE;
+            if (in)
+                part->at[p - begin] = m->at[p];
+        }
+        begin += size;
+        if (inside && outside)
+            return MOVE_FAIL;
+        if (!inside)
+            continue;
+        *o = view_single(r, n->in[i], 1, part);
+        return MOVE_DONE;
+    }
+    return MOVE_FAIL;
+}
+
+/* ---- weights summed over places ---- */
+
+/* Only places below `limit` count; NULL: all. */
+static Value *sum_places(Region *r, Value *v, int axis, Value *limit);
+
+static Value *as_int(Region *r, int64_t v) {
+    return op_const_i(&r->b, v);
+}
+
+static int axis_from_end(const Value *v, int axis) {
+    return v->rank - axis;
+}
+
+/* x == 0..n-1 along the axis: 1 where x is one of them. */
+static Value *hot_sum(Region *r, const Node *eq, int axis, Value *limit, DType type) {
+    for (int i = 0; i < 2; i++) {
+        Value *x = eq->in[i], *range = eq->in[1 - i], *end = limit;
+        int back = axis_from_end(eq->out[0], axis);
+        if (dtype_is_float(x->dtype) || x->rank < back || x->dims[x->rank - back] != 1)
+            continue;
+        Node *f = range->def;
+        while (f->op == OP_RESHAPE || f->op == OP_CAST)
+            f = f->in[0]->def;
+        const RTensor *at = probe_value(r->probe, range);
+        bool count = at && at->count == at->dims[at->rank - 1] && range->rank - back >= 0;
+        for (int64_t k = 0; count && k < at->count; k++)
+            count = at->i[k] == k;
+        if (!count || range->dims[range->rank - back] == 1)
+            continue;
+        if (!end && f->op == OP_RANGE)
+            end = f->in[1];
+        else if (!end && is_chosen(r, range))
+            continue;
+        else if (!end)
+            end = as_int(r, range->dims[range->rank - back]);
+        Value *below = op_binary(&r->b, OP_LT, x, op_cast(&r->b, end, x->dtype));
+        Value *above = op_binary(&r->b, OP_LE, op_cast(&r->b, as_int(r, 0), x->dtype), x);
+        return op_cast(&r->b, op_binary(&r->b, OP_AND, above, below), type);
+    }
+    return NULL;
+}
+
+/* A slice of the first places: the bound, or NULL. */
+static Value *slice_limit(Region *r, const Node *n, int axis) {
+    const int64_t *axes, *starts, *ends, *steps;
+    int count = node_ints(n, AT_AXES, &axes), nt = node_ints(n, AT_STEPS, &steps);
+    node_ints(n, AT_STARTS, &starts);
+    node_ints(n, AT_ENDS, &ends);
+    if (n->nin != 1 || count != 1 || axes[0] != axis || starts[0] != 0 || (nt && steps[0] != 1))
+        return NULL;
+    if (ends[0] >= 0)
+        return as_int(r, ends[0]);
+    /* All but the last ones: how many there are is what a range below counts to. */
+    const Node *f = n->in[0]->def;
+    for (int depth = 0; depth < 16 && f->op != OP_RANGE; depth++) {
+        const Node *next = NULL;
+        for (int i = 0; i < f->nin && !next; i++)
+            if (f->in[i]->rank >= 1 && f->in[i]->dims[f->in[i]->rank - 1] < 0)
+                next = f->in[i]->def;
+        if (!next)
+            return NULL;
+        f = next;
+    }
+    if (f->op != OP_RANGE)
+        return NULL;
+    return op_binary(&r->b, OP_ADD, f->in[1], op_cast(&r->b, as_int(r, ends[0]), f->in[1]->dtype));
+}
+
+static Value *sum_product(Region *r, const Node *n, int axis, Value *limit) {
+    int back = axis_from_end(n->out[0], axis);
+    for (int i = 0; i < 2; i++) {
+        Value *a = n->in[i], *b = n->in[1 - i];
+        if (a->rank >= back && a->dims[a->rank - back] != 1)
+            continue;
+        Value *s = sum_places(r, b, b->rank - back, limit);
+        return s ? op_binary(&r->b, OP_MUL, a, s) : NULL;
+    }
+    return NULL;
+}
+
+/* v summed over `axis`, which stays as 1: without ever making the places, where their weights are
+ * products of a gate and a one-hot of the place. */
+static Value *sum_places(Region *r, Value *v, int axis, Value *limit) {
+    Node *n = v->def;
+    Value *s = NULL, *t;
+    const int64_t axes[] = {axis};
+    if (axis < 0)
+        return NULL;
+    switch (n->op) {
+    case OP_ADD:
+        if (n->in[0]->rank != v->rank || n->in[1]->rank != v->rank ||
+            n->in[0]->dims[axis] != v->dims[axis] || n->in[1]->dims[axis] != v->dims[axis])
+            break;
+        s = sum_places(r, n->in[0], axis, limit);
+        t = s ? sum_places(r, n->in[1], axis, limit) : NULL;
+        return t ? op_binary(&r->b, OP_ADD, s, t) : NULL;
+    case OP_MUL:
+        s = sum_product(r, n, axis, limit);
+        break;
+    case OP_SLICE:
+        t = limit ? NULL : slice_limit(r, n, axis);
+        s = t ? sum_places(r, n->in[0], axis, t) : NULL;
+        break;
+    case OP_RESHAPE: { /* an axis of 1 put in before */
+        const Value *x = n->in[0];
+        int64_t dims[MAX_RANK];
+        if (axis != v->rank - 1 || x->rank < 1 || x->dims[x->rank - 1] != v->dims[axis])
+            break;
+        s = sum_places(r, n->in[0], x->rank - 1, limit);
+        memcpy(dims, v->dims, sizeof dims);
+        dims[axis] = 1;
+        s = s ? op_reshape(&r->b, s, v->rank, dims) : NULL;
+        break;
+    }
+    case OP_CAST:
+        if (n->in[0]->def->op == OP_EQ)
+            s = hot_sum(r, n->in[0]->def, axis, limit, v->dtype);
+        else if (n->in[0]->dtype != DT_BOOL && (s = sum_places(r, n->in[0], axis, limit)))
+            s = op_cast(&r->b, s, v->dtype);
+        break;
+    case OP_WHERE: {
+        const Tensor *one = value_const(n->in[1]), *zero = value_const(n->in[2]);
+        if (n->in[0]->def->op == OP_EQ && one && zero && tensor_count(one) == 1 &&
+            tensor_count(zero) == 1 && tensor_get_f(one, 0) == 1 && tensor_get_f(zero, 0) == 0)
+            s = hot_sum(r, n->in[0]->def, axis, limit, v->dtype);
+        break;
+    }
+    default:
+        break;
+    }
+    if (s || limit)
+        return s;
+    return op_reduce(&r->b, OP_REDUCE_SUM, v, axes, 1, true);
+}
+
+/* ---- the product with W ---- */
+
+/* Reads off W which token each place holds. False if a place holds two, or a token has two places
+ * at one expert. */
+static bool fill_from_weights(Region *r, const RTensor *w, RowMap *m) {
+    const Selection *s = r->s;
+    int64_t C = w->dims[2];
+    for (int64_t t = 0; t < s->T; t++)
+        for (int64_t i = 0; i < s->E * C; i++) {
+            int e = (int)(i / C);
+            if (w->f[t * s->E * C + i] == 0)
+                continue;
+            int32_t *slot = &r->probe->route.slot[t * s->E + e];
+            if (m->at[i].t != ROW_FREE || *slot >= 0)
+                return false;
+            *slot = e;
+            r->probe->route.idx[t * s->K + e] = e;
+            m->at[i] = (Entry){(int32_t)t, e, e};
+        }
+    return true;
+}
+
+/* The most experts that a token got. */
+static int most_of_a_token(const Region *r) {
+    int most = 0;
+    for (int64_t t = 0; t < r->s->T; t++) {
+        int n = 0;
+        for (int e = 0; e < r->s->E; e++)
+            n += r->probe->route.slot[t * r->s->E + e] >= 0;
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+static int count_terms(const Value *w) {
+    const Node *n = w->def;
+    return n->op == OP_ADD ? count_terms(n->in[0]) + count_terms(n->in[1]) : 1;
+}
+
+static Value *raise_weighted(Region *r, const SlotRoot *root) {
+    Selection *s = r->s;
+    Value *rows = root->node->in[1], *gates;
+    const RTensor *w = probe_value(r->probe, root->gates);
+    int64_t te[] = {s->T, s->E};
+    if (!is_chosen(r, root->gates) || is_hot(r, root->gates) || !is_hot(r, rows))
+        return NULL;
+    if (!w || w->rank != 3 || w->dims[0] != s->T || w->dims[1] != s->E)
+        return raise_fail(r, root->node, "weights of tokens, experts and places cannot be read");
+    RowMap *m = map_new(r, s->E * w->dims[2]);
+    if (!fill_from_weights(r, w, m))
+        return raise_fail(r, root->node, "a place holds more than one token here");
+    int terms = count_terms(root->gates), most = most_of_a_token(r);
+    s->top_k = terms < s->E && most <= terms ? terms : 0;
+    if (!(gates = sum_places(r, root->gates, 2, NULL)))
+        return raise_fail(r, root->node, "the weights of places cannot be summed");
+    r->sel = op_reshape(&r->b, gates, 2, te);
+    View w_rows = view_single(r, rows, 1, m);
+    Rows y = raise_rows(r, &w_rows);
+    if (!y.v || y.uniform)
+        return NULL;
+    RowMap *pairs = map_new(r, s->T * s->E);
+    for (int64_t i = 0; i < pairs->n; i++)
+        pairs->at[i] = (Entry){(int32_t)(i / s->E), (int32_t)(i % s->E), (int32_t)(i % s->E)};
+    View g = view_single(r, r->sel, 3, pairs);
+    Rows gate = raise_leaf(r, &g, LEAF_PAIR, (int[]){0, 1});
+    int64_t one = 1;
+    gate.v = reshape_rows(r, gate.v, 1, &one);
+    Value *out = raise_node(r, OP_MUL, (Value *[]){y.v, gate.v}, 2, NULL, 0);
+    return out ? raise_combine(r, out, root->node->out[0]) : NULL;
+}
+
+/* ---- gathers of places ---- */
+
+/* Values of `count` elements that v is computed from. */
+static void cone(Value *v, int64_t count, Value **found, int *n, int most) {
+    VEC(Value *) queue = {0};
+    bool *seen = xcalloc((size_t)v->def->graph->next_value, sizeof *seen);
+    vec_push(&queue, v);
+    *n = 0;
+    for (int head = 0; head < queue.n && *n < most && queue.n < 400; head++) {
+        Value *x = queue.at[head];
+        if (value_known(x) && value_count(x) == count && !dtype_is_float(x->dtype))
+            found[(*n)++] = x;
+        for (int i = 0; i < x->def->nin; i++)
+            if (x->def->in[i] && !seen[x->def->in[i]->id]) {
+                seen[x->def->in[i]->id] = true;
+                vec_push(&queue, x->def->in[i]);
+            }
+    }
+    vec_free(&queue);
+    free(seen);
+}
+
+/* Does v equal, under p, the expert of each place (exactly: -1 or E where there is none), or, for a
+ * mask, whether there is one? */
+static bool says(Probe *p, Value *v, const Value *place, const Value *all, int E, bool mask,
+                 bool exactly) {
+    const RTensor *x = probe_value(p, v), *at = probe_value(p, (Value *)place),
+                  *rows = probe_value(p, (Value *)all);
+    if (!x || !at || !rows || x->count != at->count)
+        return false;
+    int64_t C = rows->dims[0] / E;
+    for (int64_t i = 0; i < at->count; i++) {
+        bool placed = at->i[i] >= 0 && at->i[i] < E * C;
+        if (mask ? x->i[i] != placed : placed && x->i[i] != at->i[i] / C)
+            return false;
+        if (!mask && exactly && !placed && x->i[i] >= 0 && x->i[i] < E)
+            return false;
+    }
+    return true;
+}
+
+enum { SAYS_ROUNDS = 4 };
+
+/* The experts behind the places that `gather` reads, -1 where there is none: values of the model
+ * that say so, or a division where the number of places is fixed. */
+static Value *experts_of(Region *r, Node *gather) {
+    Value *place = gather->in[1], *all = gather->in[0], *found[200], *expert = NULL, *mask = NULL;
+    int n, E = r->s->E;
+    bool exact = false;
+    Probe *p[SAYS_ROUNDS] = {r->probe};
+    for (int i = 1; i < SAYS_ROUNDS; i++)
+        p[i] = probe_new(r->g, r->s, r->facts, i == 1 ? ROUTE_ONE : ROUTE_EDGE, i % E,
+                         500 + (uint64_t)i);
+    cone(place, value_count(place), found, &n, COUNT_OF(found));
+    for (int i = 0; i < n; i++) {
+        bool is_mask = found[i]->dtype == DT_BOOL, ok = true, ok_exact = true;
+        for (int k = 0; k < SAYS_ROUNDS && ok; k++) {
+            ok = says(p[k], found[i], place, all, E, is_mask, false);
+            ok_exact = ok && ok_exact && says(p[k], found[i], place, all, E, is_mask, true);
+        }
+        if (!ok)
+            continue;
+        if (is_mask && !mask)
+            mask = found[i];
+        else if (!is_mask && (!expert || (ok_exact && !exact))) {
+            expert = found[i];
+            exact = ok_exact;
+        }
+    }
+    for (int i = 1; i < SAYS_ROUNDS; i++)
+        probe_free(p[i]);
+    if (expert && exact && !mask)
+        return op_cast(&r->b, expert, DT_I64);
+    if (expert && mask)
+        return op_where(&r->b, op_reshape(&r->b, mask, expert->rank, expert->dims),
+                        op_cast(&r->b, expert, DT_I64), as_int(r, -1));
+    if (all->dims[0] < E)
+        return NULL;
+    return op_binary(&r->b, OP_DIV, op_cast(&r->b, place, DT_I64), as_int(r, all->dims[0] / E));
+}
+
+static Node *gather_below(Value *v, const Value *data, int depth) {
+    Node *n = v->def;
+    if (n->op == OP_GATHER && n->in[0] == data)
+        return n;
+    bool passes =
+        n->op == OP_MUL || n->op == OP_RESHAPE || n->op == OP_CAST || n->op == OP_TRANSPOSE;
+    for (int i = 0; passes && depth < 8 && i < n->nin && n->in[i]; i++) {
+        Node *g = n->op == OP_RESHAPE && i ? NULL : gather_below(n->in[i], data, depth + 1);
+        if (g)
+            return g;
+    }
+    return NULL;
+}
+
+/* Column j of the routing: the experts behind the places that one gather reads. */
+static bool fill_column(Region *r, const Node *gather, int j, bool slots_first, int each) {
+    const Selection *s = r->s;
+    const RTensor *at = probe_value(r->probe, gather->in[1]),
+                  *rows = probe_value(r->probe, gather->in[0]);
+    if (!at || !rows || at->count != s->T * each || rows->dims[0] < s->E)
+        return false;
+    int64_t C = rows->dims[0] / s->E;
+    for (int64_t i = 0; i < at->count; i++) {
+        int64_t t = slots_first ? i % s->T : i / each, k = j + (slots_first ? i / s->T : i % each);
+        if (at->i[i] < 0 || at->i[i] >= s->E * C)
+            continue;
+        int64_t e = at->i[i] / C;
+        if (r->probe->route.slot[t * s->E + e] >= 0)
+            return false;
+        r->probe->route.idx[t * s->K + k] = e;
+        r->probe->route.slot[t * s->E + e] = (int32_t)k;
+    }
+    return true;
+}
+
+/* The routing has K columns from here on. */
+static void widen(Region *r, int K) {
+    Routing *q = &r->probe->route;
+    r->s->K = q->K = K;
+    q->idx = ARENA_ARRAY(&r->probe->arena, int64_t, q->T * K);
+    for (int64_t i = 0; i < q->T * K; i++)
+        q->idx[i] = -1;
+}
+
+enum { CHOICES_MAX = 256 };
+
+/* A sum of K gathered places, each of all tokens. */
+static Value *raise_choices(Region *r, const SlotRoot *root, Value **base) {
+    const Selection *s = r->s;
+    Value *leaf[CHOICES_MAX], *columns[CHOICES_MAX];
+    int64_t column[] = {s->T, 1};
+    int K = 1;
+    leaf[0] = root->node->out[0];
+    if (root->node->op == OP_ADD)
+        K = raise_sum_leaves(r, root->node, leaf, CHOICES_MAX, base);
+    if (K < 1)
+        return NULL;
+    widen(r, K);
+    View w = {.n = K};
+    w.v = ARENA_ARRAY(&r->arena, Value *, K);
+    w.map = ARENA_ARRAY(&r->arena, RowMap *, K);
+    for (int j = 0; j < K; j++) {
+        Node *g = gather_below(leaf[j], root->gather->in[0], 0);
+        Value *e = g && fill_column(r, g, j, false, 1) ? experts_of(r, g) : NULL;
+        int64_t tokens = 1;
+        if (!e)
+            return raise_fail(r, leaf[j]->def, "the expert behind a choice cannot be told");
+        columns[j] = op_reshape(&r->b, e, 2, column);
+        w.v[j] = leaf[j];
+        w.map[j] = map_new(r, s->T);
+        for (int k = 0; k < leaf[j]->rank && tokens < s->T; k++) {
+            tokens *= leaf[j]->dims[k];
+            w.rows |= 1u << k;
+        }
+        for (int64_t t = 0; t < s->T; t++) {
+            int64_t idx = r->probe->route.idx[t * K + j];
+            if (idx >= 0)
+                w.map[j]->at[t] = (Entry){(int32_t)t, j, (int32_t)idx};
+        }
+    }
+    r->s->top_k = K < s->E ? K : 0;
+    r->sel = op_concat(&r->b, columns, K, 1);
+    r->lanes = true;
+    Rows y = raise_rows(r, &w);
+    return y.v && !y.uniform ? raise_combine(r, y.v, root->node->out[0]) : NULL;
+}
+
+/* All choices gathered at once, summed by a reduction over them. */
+static Value *raise_reduced(Region *r, const SlotRoot *root) {
+    Selection *s = r->s;
+    Node *n = root->node;
+    const int64_t *axes;
+    const Value *x = n->in[0], *idx = root->gather->in[1];
+    if (node_ints(n, AT_AXES, &axes) != 1 || x->rank != 3 || (axes[0] != 0 && axes[0] != 1) ||
+        x->dims[axes[0]] * s->T != value_count(idx))
+        return NULL;
+    bool first = axes[0] == 0;
+    int K = (int)x->dims[axes[0]];
+    int64_t kt[] = {first ? K : s->T, first ? s->T : K}, perm[] = {1, 0};
+    widen(r, K);
+    Value *e = fill_column(r, root->gather, 0, first, K) ? experts_of(r, root->gather) : NULL;
+    if (!e)
+        return raise_fail(r, n, "the experts behind the choices cannot be told");
+    e = op_reshape(&r->b, e, 2, kt);
+    r->sel = first ? op_transpose(&r->b, e, perm) : e;
+    s->top_k = K < s->E ? K : 0;
+    RowMap *m = map_new(r, s->T * K);
+    for (int64_t p = 0; p < m->n; p++) {
+        int64_t t = first ? p % s->T : p / K, k = first ? p / s->T : p % K;
+        int64_t who = r->probe->route.idx[t * K + k];
+        if (who >= 0)
+            m->at[p] = (Entry){(int32_t)t, (int32_t)k, (int32_t)who};
+    }
+    View w = view_single(r, n->in[0], 3, m);
+    Rows y = raise_rows(r, &w);
+    return y.v && !y.uniform ? raise_combine(r, y.v, n->out[0]) : NULL;
+}
+
+Value *raise_slot_root(Region *r, const SlotRoot *root, Value **base) {
+    *base = NULL;
+    r->slots = true;
+    if (root->gates)
+        return raise_weighted(r, root);
+    if (!is_hot(r, root->gather->in[0]) || !is_chosen(r, root->gather->in[1]))
+        return NULL;
+    return root->node->op == OP_REDUCE_SUM ? raise_reduced(r, root) : raise_choices(r, root, base);
+}
