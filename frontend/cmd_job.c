@@ -108,7 +108,21 @@ bool job_load_data(Job *j) {
 
 /* ---- sizes ---- */
 
+/* Nothing in the data though the model takes inputs. */
+static bool data_missing(Job *j) {
+    Diag *d = &j->data_diag;
+    if (!j->o->data || j->data.names.n || !j->g->inputs.n)
+        return false;
+    const char *first = diag_safe(d, node_str(j->g->inputs.at[0]->def, AT_NAME, ""));
+    diag_error(d, EXIT_DATA, "holds no arrays; the model has %d input%s, the first is \"%s\"",
+               j->g->inputs.n, j->g->inputs.n == 1 ? "" : "s", first);
+    diag_more(d, "save a batch with numpy.savez(FILE, %s=...)", first);
+    return true;
+}
+
 bool job_bind(Job *j) {
+    if (data_missing(j))
+        return false;
     bool ok = bind_flags(j->g, &j->o->dims, &j->set_diag);
     ok = ok && (!j->data.names.n || bind_arrays(j->g, &j->data, &j->data_diag));
     ok = ok && bind_complete(j->g, &j->model_diag);

@@ -19,16 +19,16 @@ uint8_t *onnx_read_bytes(const char *path, size_t *n, struct stat *st, Diag *d) 
     st = st ? st : &own;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 || fstat(fd, st) < 0) {
-        diag_error(d, EXIT_IO, "%s: %s", diag_safe(d, path), strerror(errno));
+        diag_error(d, EXIT_IO, "cannot open \"%s\": %s", diag_safe(d, path), strerror(errno));
         if (fd >= 0)
             close(fd);
         return NULL;
     }
     if (!S_ISREG(st->st_mode) || st->st_size < 1 || st->st_size > INT32_MAX) {
         if (!S_ISREG(st->st_mode))
-            diag_error(d, EXIT_MODEL, "not a regular file");
+            diag_error(d, EXIT_MODEL, "not a regular file; expected an ONNX file");
         else if (!st->st_size)
-            diag_error(d, EXIT_MODEL, "the file is empty");
+            diag_error(d, EXIT_MODEL, "the file is empty; expected an ONNX file");
         else
             diag_error(d, EXIT_RESOURCE,
                        "the file is %lld bytes; at most %d are read (larger weights go to external "
@@ -60,15 +60,19 @@ uint8_t *onnx_read_bytes(const char *path, size_t *n, struct stat *st, Diag *d) 
 OnnxFile *onnx_file_parse(const uint8_t *bytes, size_t n, const char *dir,
                           const ImportLimits *limits, Diag *d) {
     if (!n) {
-        diag_error(d, EXIT_MODEL, "the file is empty");
+        diag_error(d, EXIT_MODEL, "the file is empty; expected an ONNX file");
         return NULL;
     }
     int64_t cap = limits && limits->max_heap   ? limits->max_heap
                   : 4 * (int64_t)n > 268435456 ? 4 * (int64_t)n
                                                : 268435456;
     WireLimits wire = {.max_nodes = onnx_max_nodes(limits), .max_heap = cap};
-    if (!wire_scan(bytes, n, &onnx__model_proto__descriptor, &wire, d))
+    if (!wire_scan(bytes, n, &onnx__model_proto__descriptor, &wire, d)) {
+        if (bytes[0] != 0x08) /* every exporter writes ir_version first */
+            diag_more(
+                d, "this does not look like an ONNX model; expected what torch.onnx.export writes");
         return NULL;
+    }
     OnnxFile *f = xcalloc(1, sizeof *f);
     wire_heap_init(&f->heap, cap);
     f->model = onnx__model_proto__unpack(&f->heap.allocator, n, bytes);
