@@ -227,6 +227,9 @@ static void define_library(Table *t, const StgcLibrary *about, LLVMValueRef vari
     put_text(&f, about->recipe);
     put_i64(&f, (int64_t)about->model_hash);
     put_i64(&f, (int64_t)about->recipe_hash);
+    put_i64(&f, about->batch);
+    put_text(&f, about->batch_why);
+    put_text(&f, about->token_mask);
     put(&f, training(t, &about->training));
     put_i32(&f, nvariants);
     put_i32(&f, about->nchecks);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "ir/text.h"
+#include "passes/rows_apart.h"
 #include "runtime/safetensors.h"
 
 typedef enum { EMIT_SO, EMIT_OBJ, EMIT_LLVM, EMIT_ASM, EMIT_IR } Emit;
@@ -150,6 +151,65 @@ static void add_checks(CompileJob *c, const Graph *g) {
     add_id_checks(c, g);
 }
 
+/* ---- fewer rows ---- */
+
+static const Value *logits_of(const Job *j, const Graph *g) {
+    const char *name = j->recipe->loss.logits ? j->recipe->loss.logits : "logits";
+    const Value *only = NULL;
+    int floats = 0;
+    for (int i = 0; i < g->outputs.n; i++) {
+        const Value *v = g->outputs.at[i].value;
+        if (!strcmp(g->outputs.at[i].name, name))
+            return v;
+        if (dtype_is_float(v->dtype))
+            only = v, floats++;
+    }
+    return floats == 1 && !j->recipe->loss.logits ? only : NULL;
+}
+
+/* What of the recipe counts rows that are only there to fill up; NULL: nothing. */
+static const char *recipe_counts_rows(const Job *j, const Graph *g) {
+    const Recipe *r = j->recipe;
+    MoeLayers layers = {0};
+    moe_layers(g, &layers);
+    bool moe = layers.n > 0;
+    moe_layers_free(&layers);
+    if (r->loss.kind == LOSS_REGRESSION || r->loss.kind == LOSS_OUTPUT)
+        return "this loss.kind has no labels to ignore";
+    if (r->loss.terms.n)
+        return "loss.terms may count every row";
+    if (moe && !r->stgc.token_mask &&
+        (r->stgc.enabled || r->loss.balance != 0 || r->loss.router_z != 0))
+        return "the losses of MoE layers count every token; name an input that masks tokens in "
+               "stgc.token_mask";
+    return NULL;
+}
+
+/* Proves, or says why not, that a batch may be filled up with rows that count for nothing. */
+static bool decide_rows(CompileJob *c) {
+    Job *j = &c->job;
+    const Graph *g = c->graphs[STGC_PROGRAM_GRADIENTS];
+    LabelRule rule = label_rule(g, j->recipe);
+    for (int i = 0; rule.name && i < g->inputs.n; i++)
+        if (!strcmp(node_str(g->inputs.at[i]->def, AT_NAME, ""), rule.name))
+            c->about.batch = g->inputs.at[i]->dims[0];
+    c->about.token_mask = j->recipe->stgc.token_mask;
+    c->about.batch_why = recipe_counts_rows(j, g);
+    if (c->about.batch_why || !c->about.batch)
+        return true;
+    Graph *forward = graph_clone(j->g, NULL);
+    const char *why = NULL;
+    bool stopped = false;
+    int before = j->model_diag.messages.n;
+    bool ok = job_compile(j, forward, (TrainWants){0}, &stopped);
+    only_new(&j->model_diag, before);
+    const Value *logits = ok ? logits_of(j, forward) : NULL;
+    if (ok && (!logits || !rows_apart(forward, logits, c->about.batch, &why)))
+        c->about.batch_why = arena_strdup(&j->arena, why ? why : "its logits are not known");
+    graph_free(forward);
+    return ok;
+}
+
 static void describe(CompileJob *c) {
     Job *j = &c->job;
     add_checks(c, c->graphs[STGC_PROGRAM_GRADIENTS]);
@@ -279,6 +339,9 @@ static bool write_text(CompileJob *c) {
 
 static void say_done(CompileJob *c) {
     Job *j = &c->job;
+    if (c->about.batch_why)
+        diag_note(&j->model_diag, "batches of fewer than %lld rows are not possible: %s",
+                  (long long)c->about.batch, diag_safe(&j->model_diag, c->about.batch_why));
     if (j->o->quiet)
         return;
     if (c->emit != EMIT_SO && c->emit != EMIT_OBJ) {
@@ -311,6 +374,9 @@ int cmd_compile(const Options *o) {
          make_graphs(&c, &stopped);
     if (ok && !stopped) {
         job_check_weights(j, c.graphs[STGC_PROGRAM_GRADIENTS], false);
+        ok = decide_rows(&c);
+    }
+    if (ok && !stopped) {
         describe(&c);
         bool binary = c.emit == EMIT_SO || c.emit == EMIT_OBJ;
         if (binary ? write_library(&c) : write_text(&c))

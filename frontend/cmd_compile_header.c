@@ -96,7 +96,10 @@ void header_write(const HeaderText *t, FILE *to) {
         to);
     put_comment(t->model, to);
     fprintf(to, "\n * compiled   by %s for %s\n", t->about->compiler, t->cpus);
-    fprintf(to, " * batch      exactly the shapes below\n");
+    fputs(" * batch      the shapes below", to);
+    if (t->about->batch > 1 && !t->about->batch_why)
+        fprintf(to, ", or fewer than %lld rows", (long long)t->about->batch);
+    fputc('\n', to);
     list(t, "inputs", STGC_SLOT_INPUT, false, to);
     list(t, "parameters that are trained", STGC_SLOT_PARAM, false, to);
     list(t, "parameters that are frozen", STGC_SLOT_FROZEN, false, to);

@@ -17,6 +17,7 @@ typedef struct Entry {
     bool shown;  /* false: large constants, which only files of parameters name */
     bool needed; /* must be given before a step: parameters, inputs */
     bool given;
+    int64_t rows; /* of an input that was set with fewer rows than the batch has; 0: all */
     StgcProgram home;
     const StgcSlot *slots[STGC_PROGRAMS]; /* NULL: the program does not have it */
 } Entry;
@@ -61,7 +62,9 @@ void *entry_data(Stgc *h, const Entry *e);
 /* "i64[8,128]" */
 const char *type_text(int32_t type, int32_t rank, const int64_t *dims, char *text, size_t n);
 
-/* stgc_check.c: labels and ids in range, no NaN; *counted: labels that count, or 1 without labels.
+/* stgc_check.c: fills an input up after its first `rows` rows so that these count for nothing. */
+void batch_fill(Stgc *h, const Entry *e, void *data, int64_t rows);
+/* labels and ids in range, no NaN; *counted: labels that count, or 1 without labels.
  */
 StgcStatus batch_check(Stgc *h, int64_t *counted);
 

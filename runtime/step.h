@@ -68,10 +68,14 @@ struct StgcRt {
     /* Records a data fault found inside the step (label or index out of range): kept until the step ends, first one wins.
      * what: a static text; where: linear position; value: what was found. */
     void (*fault)(StgcRt *rt, const char *what, int64_t where, int64_t value);
+    /* Only steps that are made to be measured call it: before call number `call` of the schedule, and after the last one. */
+    void (*mark)(StgcRt *rt, int64_t call);
 };
 
 /* Bytes of scratch token_dot needs for these bounds (groups, rows, in, out); 0 is possible. */
 int64_t stgc_token_dot_scratch(int64_t groups, int64_t rows, int64_t in, int64_t out);
+/* Multiply-adds that token_dot does for these offsets. */
+int64_t stgc_token_dot_products(const StgcTokenDot *t);
 
 typedef enum { STGC_SLOT_INPUT, STGC_SLOT_PARAM, STGC_SLOT_FROZEN, STGC_SLOT_STATE, STGC_SLOT_GRAD, STGC_SLOT_OUTPUT } StgcSlotKind;
 typedef struct StgcSlot {
@@ -143,6 +147,9 @@ typedef struct StgcLibrary {
     const char *compiler;
     const char *recipe; /* canonical YAML, as in checkpoints */
     uint64_t model_hash, recipe_hash;
+    int64_t batch;          /* first axis of the inputs that hold rows of a batch */
+    const char *batch_why;  /* why a batch cannot have fewer rows; NULL: it can */
+    const char *token_mask; /* the input that says which tokens count, or NULL */
     StgcTraining training;
     uint32_t nvariants, nchecks;
     const StgcVariant *variants; /* ascending by level */

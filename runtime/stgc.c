@@ -228,7 +228,9 @@ StgcStatus stgc_info(Stgc *h, StgcInfo *out) {
                   .compiler = l->compiler,
                   .cpu = h->variant->cpu,
                   .machine = stgc_rt_describe(h->rt),
-                  .recipe = l->recipe};
+                  .recipe = l->recipe,
+                  .batch_rows = l->batch,
+                  .fewer_rows = l->batch_why};
     for (int p = 0; p < STGC_PROGRAMS; p++)
         i.touched_bytes += h->runs[p] ? stgc_run_touched_bytes(h->runs[p]) : 0;
     memcpy(out, &i, i.size < sizeof i ? i.size : sizeof i);
@@ -298,8 +300,8 @@ static StgcStatus check_losses(Stgc *h, StgcProgram p) {
     const StgcStep *step = h->variant->programs[p];
     for (uint32_t i = 0; i < step->nslots; i++) {
         const StgcSlot *s = &step->slots[i];
-        if (s->kind != STGC_SLOT_OUTPUT || strncmp(s->name, "loss/", 5) != 0 ||
-            s->type != STGC_F32 || s->bytes < 4)
+        bool number = !strncmp(s->name, "loss/", 5) || !strcmp(s->name, "grad_norm");
+        if (s->kind != STGC_SLOT_OUTPUT || !number || s->type != STGC_F32 || s->bytes < 4)
             continue;
         float v = *(const float *)stgc_run_data(h->runs[p], s);
         if (!isfinite(v))

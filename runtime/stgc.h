@@ -29,6 +29,14 @@
  *   STEP.h, written beside STEP.so, lists them all with types and shapes. T = tokens of a batch,
  *   E = experts. Losses are means in nats; the objective is loss/total.
  *
+ * Fewer rows. A step compiled for B rows takes a batch of fewer (the last one of a data set) where
+ *   that computes exactly what a step of that size would, up to rounding: stgc_set every input with
+ *   the same, smaller first axis. The rest is filled up with rows that count for nothing (labels
+ *   ignored, stgc.token_mask 0); their rows of the outputs mean nothing. It needs labels that can be
+ *   ignored, a model whose rows never meet (no capacity or statistic over the batch), and, where MoE
+ *   layers have losses or STGC, a stgc.token_mask; else stgc_set refuses and StgcInfo.fewer_rows
+ *   says why. More rows are never taken.
+ *
  * Memory. Pointers the library returns belong to the handle and are not freed by the caller; those
  *   to inputs, parameters and state stay the same until stgc_close; those to outputs are valid
  *   until the next stgc_step, stgc_gradients or stgc_close. Pointers the caller passes are only
@@ -121,6 +129,8 @@ typedef struct StgcInfo {
     const char *cpu;          /* the variant that was chosen: "x86-64-v4" */
     const char *machine;      /* CPU, threads, matrix kernels */
     const char *recipe;       /* canonical YAML */
+    int64_t batch_rows;       /* B: first axis of the inputs of a batch; 0: there is none */
+    const char *fewer_rows;   /* why a batch cannot have fewer rows; NULL: it can */
 } StgcInfo;
 
 /* STGC_API_VERSION of the library that runs; a caller needs at least the one it was compiled with. */
@@ -144,7 +154,8 @@ STGC_API int32_t stgc_count(const Stgc *h);
 STGC_API StgcStatus stgc_tensor_at(Stgc *h, int32_t i, StgcTensor *out);
 /* By name; STGC_ERR_USAGE with the nearest name if there is none. */
 STGC_API StgcStatus stgc_tensor(Stgc *h, const char *name, StgcTensor *out);
-/* Copies into an input, parameter or state. Type, rank and dims must be the tensor's own. */
+/* Copies into an input, parameter or state. Type, rank and dims must be the tensor's own, but for
+ * fewer rows of a batch (above). */
 STGC_API StgcStatus stgc_set(Stgc *h, const char *name, int32_t type, int32_t rank,
                              const int64_t *dims, const void *data);
 /* Copies out; `bytes` must be the tensor's. */

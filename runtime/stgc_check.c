@@ -95,9 +95,69 @@ static StgcStatus check_nan(Stgc *h, const Entry *e) {
     return STGC_OK;
 }
 
+/* ---- fewer rows ---- */
+
+static void set_int(void *data, int32_t type, int64_t i, int64_t v) {
+    switch ((StgcType)type) {
+    case STGC_I64:
+    case STGC_U64:
+        ((int64_t *)data)[i] = v;
+        break;
+    case STGC_I32:
+    case STGC_U32:
+        ((int32_t *)data)[i] = (int32_t)v;
+        break;
+    case STGC_I16:
+    case STGC_U16:
+        ((int16_t *)data)[i] = (int16_t)v;
+        break;
+    default:
+        ((int8_t *)data)[i] = (int8_t)v;
+    }
+}
+
+/* Labels are ignored, the token mask is 0, everything else is as in the first row: valid, whatever
+ * it means. */
+void batch_fill(Stgc *h, const Entry *e, void *data, int64_t rows) {
+    const StgcSlot *s = entry_slot(e);
+    size_t row = (size_t)(s->bytes / s->dims[0]);
+    char *rest = (char *)data + (size_t)rows * row;
+    const StgcCheck *labels = NULL;
+    for (uint32_t i = 0; i < h->library->nchecks; i++)
+        if (h->library->checks[i].labels && !strcmp(h->library->checks[i].input, e->name))
+            labels = &h->library->checks[i];
+    if (labels) {
+        for (int64_t i = count_of(s) / s->dims[0] * rows; i < count_of(s); i++)
+            set_int(data, s->type, i, labels->ignore);
+    } else if (h->library->token_mask && !strcmp(h->library->token_mask, e->name)) {
+        memset(rest, 0, (size_t)(s->dims[0] - rows) * row);
+    } else {
+        for (int64_t i = rows; i < s->dims[0]; i++)
+            memcpy((char *)data + (size_t)i * row, data, row);
+    }
+}
+
+/* Every input of the batch has the same number of rows. */
+static StgcStatus check_rows(Stgc *h) {
+    const Entry *first = NULL;
+    for (int32_t i = 0; i < h->nshown; i++) {
+        const Entry *e = &h->entries[i];
+        const StgcSlot *s = entry_slot(e);
+        if (e->kind != STGC_INPUT || s->rank < 1 || s->dims[0] != h->library->batch)
+            continue;
+        first = first ? first : e;
+        if (e->rows != first->rows)
+            return handle_fail(h, STGC_ERR_DATA,
+                               "%s: error: it was set with %" PRId64 " rows, %s with %" PRId64,
+                               e->name, e->rows ? e->rows : h->library->batch, first->name,
+                               first->rows ? first->rows : h->library->batch);
+    }
+    return STGC_OK;
+}
+
 StgcStatus batch_check(Stgc *h, int64_t *counted) {
     const StgcLibrary *l = h->library;
-    StgcStatus status = STGC_OK;
+    StgcStatus status = check_rows(h);
     bool labels = false;
     *counted = 0;
     for (uint32_t i = 0; i < l->nchecks && status == STGC_OK; i++) {

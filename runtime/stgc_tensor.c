@@ -199,8 +199,38 @@ StgcStatus stgc_tensor(Stgc *h, const char *name, StgcTensor *out) {
     Entry *e = handle_begin(h) ? find_shown(h, name) : NULL;
     if (!e)
         return h->status;
-    e->given |= e->kind == STGC_INPUT; /* its address is known: the caller fills it */
+    if (e->kind == STGC_INPUT) { /* its address is known: the caller fills it, all of it */
+        e->given = true;
+        e->rows = 0;
+    }
     return show(h, e, out);
+}
+
+/* An input of the batch with fewer rows, at least one. */
+static bool is_fewer_rows(const Stgc *h, const Entry *e, int32_t type, int32_t rank,
+                          const int64_t *dims) {
+    const StgcSlot *s = entry_slot(e);
+    if (e->kind != STGC_INPUT || type != (int32_t)s->type || rank != s->rank || rank < 1 ||
+        s->dims[0] != h->library->batch || dims[0] < 1 || dims[0] >= s->dims[0])
+        return false;
+    return memcmp(dims + 1, s->dims + 1, sizeof *dims * (size_t)(rank - 1)) == 0;
+}
+
+static StgcStatus set_rows(Stgc *h, Entry *e, int64_t rows, const void *data) {
+    const StgcSlot *s = entry_slot(e);
+    if (h->library->batch_why)
+        return handle_fail(h, STGC_ERR_USAGE,
+                           "%s: error: expected %" PRId64 " rows, found %" PRId64
+                           "; fewer are not possible here: %s",
+                           e->name, s->dims[0], rows, h->library->batch_why);
+    char *to = entry_data(h, e);
+    if (!to)
+        return h->status;
+    memcpy(to, data, (size_t)(s->bytes / s->dims[0] * rows));
+    batch_fill(h, e, to, rows);
+    e->given = true;
+    e->rows = rows;
+    return STGC_OK;
 }
 
 StgcStatus stgc_set(Stgc *h, const char *name, int32_t type, int32_t rank, const int64_t *dims,
@@ -215,6 +245,8 @@ StgcStatus stgc_set(Stgc *h, const char *name, int32_t type, int32_t rank, const
     for (int i = 0; same && i < rank; i++)
         same = dims[i] == s->dims[i];
     char want[160], got[160];
+    if (!same && is_fewer_rows(h, e, type, rank, dims))
+        return set_rows(h, e, dims[0], data);
     if (!same)
         return handle_fail(h, STGC_ERR_USAGE, "%s: error: expected %s, found %s", name,
                            type_text(s->type, s->rank, s->dims, want, sizeof want),
@@ -223,6 +255,7 @@ StgcStatus stgc_set(Stgc *h, const char *name, int32_t type, int32_t rank, const
     if (to && s->bytes)
         memcpy(to, data, (size_t)s->bytes);
     e->given |= to != NULL;
+    e->rows = 0;
     return h->status;
 }
 
