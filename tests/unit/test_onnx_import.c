@@ -316,7 +316,7 @@ static void refuses_recursion_and_bombs(void **state) {
     assert_refused(m, "calls itself: F -> G -> F");
     m = MODEL(local_call("f0", "x", "y"));
     for (int i = 0; i < 60; i++) { /* 2^60 nodes in 60 functions */
-        char name[8], next[8];
+        char name[16], next[16];
         snprintf(name, sizeof name, "f%d", i);
         snprintf(next, sizeof next, "f%d", i + 1);
         Bytes nodes[2] = {local_call(next, "u", "t"), local_call(next, "t", "v")};
