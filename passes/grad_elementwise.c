@@ -110,6 +110,8 @@ void grad_plus(Grad *G, Node *n, Value *const *dout) {
 void grad_sub(Grad *G, Node *n, Value *const *dout) {
     if (grad_needs(G, n->in[0]))
         add_folded(G, n->in[0], dout[0]);
+    if (!strcmp(node_str(n, AT_MODE, ""), "detached"))
+        return;
     if (grad_needs(G, n->in[1])) /* summed first: the smaller tensor is negated */
         grad_add(G, n->in[1], g_un(G, OP_NEG, grad_unbroadcast(G, dout[0], n->in[1])));
 }

@@ -54,6 +54,55 @@ static bool mark_reaching(Compile *c, bool *reached) {
     return ok;
 }
 
+static void say_straight_through(Compile *c, const Node *n, const char *what) {
+    diag_note(c->diag, "node \"%s\": the gradient passes %s straight through",
+              diag_safe(c->diag, n->src ? n->src->name : ""), what);
+    diag_more(c->diag, "stgc.straight_through: off makes it 0, as the exported model says");
+}
+
+/* hard - p + p, in any order of the three: p with the values of a hard choice, which has no gradient
+ * of its own. One of the p's was detached; an export keeps its value only, and the gradients of the
+ * two would cancel. Returns the subtraction whose operand 1 it was. */
+static Node *detached_in(Node *n, Value **hard) {
+    if (!dtype_is_float(n->out[0]->dtype))
+        return NULL;
+    const Node *a = n->in[0]->def;
+    for (int i = 0; i < 2 && n->op == OP_SUB && a->op == OP_ADD; i++) { /* (hard + p) - p */
+        *hard = a->in[1 - i];
+        if (a->in[i] == n->in[1])
+            return n;
+    }
+    for (int i = 0; i < 2 && n->op == OP_ADD; i++) { /* (hard - p) + p; hard + (p - p) */
+        Node *s = n->in[i]->def;
+        bool alone = s->op == OP_SUB && s->in[0] == s->in[1];
+        *hard = alone ? n->in[1 - i] : s->nin ? s->in[0] : NULL;
+        if (s->op == OP_SUB && (alone || s->in[1] == n->in[1 - i]))
+            return s;
+    }
+    return NULL;
+}
+
+/* Does a gradient reach anything trainable through v? */
+static bool is_hard(Graph *g, Value *v) {
+    bool *reached = xcalloc((size_t)g->next_value, 1), any = false;
+    grad_reach(g, &v, 1, reached);
+    FOR_NODES(n, g)
+    any = any || (n->op == OP_PARAM && reached[n->out[0]->id]);
+    free(reached);
+    return !any;
+}
+
+static void mark_detached(Compile *c) {
+    FOR_NODES(n, c->g) {
+        Value *hard;
+        Node *s = n->nin == 2 ? detached_in(n, &hard) : NULL;
+        if (!s || *node_str(s, AT_MODE, "") || !is_hard(c->g, hard))
+            continue;
+        node_set_str(s, AT_MODE, "detached");
+        say_straight_through(c, n, "this hard choice");
+    }
+}
+
 /* sign(relu(x)), 1 where an expert is switched on: such gates are trained by passing the gradient
  * through as if sign were the identity. An export keeps only the values, so the gradient is put
  * back here, and said. */
@@ -69,10 +118,7 @@ static void mark_straight_through(Compile *c) {
             if (!t || tensor_count(t) != 1 || tensor_get_f(t, 0) != 0)
                 continue;
             node_set_str(n, AT_MODE, "straight_through");
-            diag_note(c->diag,
-                      "node \"%s\": the gradient passes this Sign of a Relu straight through",
-                      diag_safe(c->diag, n->src ? n->src->name : ""));
-            diag_more(c->diag, "stgc.straight_through: off makes it 0, as the exported model says");
+            say_straight_through(c, n, "this Sign of a Relu");
         }
     }
 }
@@ -86,6 +132,8 @@ bool pass_select_params(Compile *c) {
         return false;
     }
     mark_straight_through(c);
+    if (c->recipe->stgc.straight_through != STRAIGHT_OFF)
+        mark_detached(c);
     bool *reached = xcalloc((size_t)c->g->next_value, 1);
     bool ok = mark_reaching(c, reached);
     int params = 0, trained = 0, by_train = 0, by_freeze = 0;

@@ -255,6 +255,40 @@ static void test_straight_through(void **unused) {
     }
 }
 
+/* hard - p + p with p's gradient, in three orders of writing; not where `hard` is no hard choice, and
+ * not when switched off. */
+static void test_detached(void **unused) {
+    (void)unused;
+    for (int k = 0; k < 5; k++) {
+        Model *m = model_new(1, (int64_t[]){3}, logits);
+        Builder b = builder_at_end(m->g, graph_source(m->g, "choice", "Add"));
+        Value *p = op_unary(&b, OP_SIGMOID, m->w), *zero = op_const_f(&b, DT_F32, 0);
+        Value *half = op_const_f(&b, DT_F32, 0.5);
+        Value *hard = op_where(&b, op_binary(&b, OP_LT, half, p), op_const_f(&b, DT_F32, 1), zero);
+        if (k == 3)
+            hard = op_binary(&b, OP_MUL, m->w, half);
+        Value *y = k == 1   ? op_binary(&b, OP_SUB, op_binary(&b, OP_ADD, p, hard), p)
+                   : k == 2 ? op_binary(&b, OP_ADD, hard, op_binary(&b, OP_SUB, p, p))
+                            : op_binary(&b, OP_ADD, op_binary(&b, OP_SUB, hard, p), p);
+        int64_t axis = 0;
+        Value *keep = op_binary(&b, OP_MUL, m->w, zero);
+        graph_add_output(m->g, "mine",
+                         op_reduce(&b, OP_REDUCE_SUM, op_binary(&b, OP_ADD, y, keep), &axis, 1,
+                                   false));
+        m->recipe.loss.kind = LOSS_OUTPUT;
+        m->recipe.loss.logits = "mine";
+        m->recipe.stgc.straight_through = k == 4 ? STRAIGHT_OFF : STRAIGHT_AUTO;
+        double grad[3];
+        loss_of(m, NULL, grad);
+        for (int i = 0; i < 3; i++) {
+            double s = 1 / (1 + exp(-logits[i]));
+            double want = k == 3 ? 0.5 : k == 4 ? 0 : s * (1 - s);
+            assert_true(fabs(grad[i] - want) < 1e-6);
+        }
+        model_free(m);
+    }
+}
+
 /* ---- what users are told ---- */
 
 static void test_refusals(void **unused) {
@@ -288,6 +322,7 @@ int main(void) {
         cmocka_unit_test(test_output_and_terms),
         cmocka_unit_test(test_selection),
         cmocka_unit_test(test_straight_through),
+        cmocka_unit_test(test_detached),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
