@@ -286,7 +286,16 @@ void import_subgraph(OpCall *c, const Onnx__GraphProto *g, const char *turn, con
         *scope_bind(im, &scope, g->input[i]->name, NULL) = in[i];
     for (size_t i = 0; i < g->n_initializer; i++)
         import_initializer(im, g->initializer[i], &scope);
+    bool outermost = *turn && !im->in_loop;
+    if (outermost) {
+        im->in_loop = true;
+        im->loop_start = im->read;
+    }
     import_nodes(im, g->node, g->n_node, &scope, c->frame);
+    if (outermost) {
+        im->in_loop = false;
+        im->unrolled += im->read - im->loop_start;
+    }
     bool failed = false;
     for (int i = 0; i < nout; i++) {
         Binding *b = scope_find(&scope, text_or(g->output[i]->name, ""));
@@ -392,6 +401,20 @@ static bool read_node(OpCall *c) {
     return true;
 }
 
+/* A few bytes of nested loops must not become a graph of a million nodes before they are refused.
+ */
+static bool loops_fit(Import *im) {
+    int64_t most = onnx_max_nodes(im->limits) / 10;
+    if (!im->in_loop || im->unrolled + im->read - im->loop_start <= most)
+        return true;
+    diag_error(im->d, EXIT_RESOURCE,
+               "loops, which are taken apart turn by turn, give more than %lld nodes (--max-nodes "
+               "raises it)",
+               (long long)most);
+    im->read = INT64_MAX / 2; /* nothing more is read */
+    return false;
+}
+
 static void import_nodes(Import *im, Onnx__NodeProto **nodes, size_t n, Scope *scope,
                          const Frame *frame) {
     enum { MAX_REPORTS = 50 };
@@ -400,9 +423,8 @@ static void import_nodes(Import *im, Onnx__NodeProto **nodes, size_t n, Scope *s
             diag_error(im->d, EXIT_RESOURCE,
                        "functions and loops give more than %lld nodes (--max-nodes raises it)",
                        (long long)onnx_max_nodes(im->limits));
-        if (im->read > onnx_max_nodes(im->limits)) {
+        if (im->read > onnx_max_nodes(im->limits) || !loops_fit(im))
             return;
-        }
         OpCall c = {.im = im, .node = nodes[i], .frame = frame, .scope = scope};
         if (read_node(&c))
             continue;

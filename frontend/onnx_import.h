@@ -86,6 +86,8 @@ typedef struct Import {
     VEC(Value *) shape_of;   /* by value id: its SHAPE node's result */
     VEC(Tensor *) evaluated; /* by value id: constants computed on demand */
     int64_t read;            /* nodes so far */
+    int64_t unrolled, loop_start; /* of those, in finished loops; `read` where the open loop began */
+    bool in_loop;
 } Import;
 
 struct OpRow;
