@@ -570,7 +570,7 @@ static Value *raise_choices(Region *r, const SlotRoot *root, Value **base) {
     }
     r->s->top_k = K < s->E ? K : 0;
     r->sel = op_concat(&r->b, columns, K, 1);
-    r->lanes = true;
+    r->lanes = K > 1;
     Rows y = raise_rows(r, &w);
     return y.v && !y.uniform ? raise_combine(r, y.v, root->node->out[0]) : NULL;
 }

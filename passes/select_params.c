@@ -60,9 +60,9 @@ static void say_straight_through(Compile *c, const Node *n, const char *what) {
     diag_more(c->diag, "stgc.straight_through: off makes it 0, as the exported model says");
 }
 
-/* hard - p + p, in any order of the three: p with the values of a hard choice, which has no gradient
- * of its own. One of the p's was detached; an export keeps its value only, and the gradients of the
- * two would cancel. Returns the subtraction whose operand 1 it was. */
+/* hard - p + p, in any order of the three: p with the values of a hard choice, which has no
+ * gradient of its own. One of the p's was detached; an export keeps its value only, and the
+ * gradients of the two would cancel. Returns the subtraction whose operand 1 it was. */
 static Node *detached_in(Node *n, Value **hard) {
     if (!dtype_is_float(n->out[0]->dtype))
         return NULL;

@@ -37,7 +37,7 @@ static Value *weight(Layer *l, const char *name, int rank, const int64_t *dims) 
 }
 #define DIMS(...) ((int64_t[]){__VA_ARGS__})
 
-static Node *topk(Layer *l, Value *v, int64_t k) {
+static inline Node *topk(Layer *l, Value *v, int64_t k) {
     Attr a[] = {{.key = AT_K, .i = k}, {.key = AT_AXIS, .i = -1}};
     return op_node(&l->b, OP_TOPK, &v, 1, a, 2);
 }
@@ -74,7 +74,7 @@ static Value *swiglu(Layer *l, Value *g, Value *u) {
 }
 
 /* D: the matrices of each pair are gathered. */
-static Layer form_d(void) {
+static inline Layer form_d(void) {
     Layer l = layer_begin();
     Value *gu = weight(&l, "gate_up", 3, DIMS(E, 2 * I, H)),
           *dn = weight(&l, "down", 3, DIMS(E, H, I));
@@ -95,7 +95,7 @@ static Layer form_d(void) {
 
 /* E: every expert on every token, stacked; gates scattered to [T,E]; biases; interleaved halves.
  * `unchosen`: the gate of experts that were not chosen. */
-static Layer form_e_floor(double unchosen) {
+static inline Layer form_e_floor(double unchosen) {
     Layer l = layer_begin();
     Value *gu = weight(&l, "gate_up", 3, DIMS(E, H, 2 * I)),
           *dn = weight(&l, "down", 3, DIMS(E, I, H));
@@ -116,7 +116,7 @@ static Layer form_e_floor(double unchosen) {
     return l;
 }
 
-static Layer form_e(void) {
+static inline Layer form_e(void) {
     return form_e_floor(0);
 }
 
@@ -131,14 +131,14 @@ static Value *expert(Layer *l, Value *x, int e, const char *tag) {
 }
 
 /* sum over slots of w * (idx == e), [T,1] */
-static Value *gate_of(Layer *l, int e) {
+static inline Value *gate_of(Layer *l, int e) {
     Value *m = op_cast(&l->b, op_binary(&l->b, OP_EQ, l->idx, op_const_i(&l->b, e)), DT_F32);
     return op_reduce(&l->b, OP_REDUCE_SUM, op_binary(&l->b, OP_MUL, l->w, m), DIMS(1), 1, true);
 }
 
 /* B: `experts` branches over all tokens, added up in the order of `order`; something else in the
  * sum if `shared`. */
-static Layer form_b(int experts, const int *order, bool shared) {
+static inline Layer form_b(int experts, const int *order, bool shared) {
     Layer l = layer_begin();
     Value *y = shared ? expert(&l, l.x, 99, "shared") : NULL;
     for (int i = 0; i < experts; i++) {
@@ -151,7 +151,7 @@ static Layer form_b(int experts, const int *order, bool shared) {
 }
 
 /* A: `experts` branches over the tokens routed to each, written back with scatter_nd add. */
-static Layer form_a(int experts, bool merge) {
+static inline Layer form_a(int experts, bool merge) {
     Layer l = layer_begin();
     l.merge = merge;
     int64_t iota[E];
@@ -184,7 +184,7 @@ static Layer form_a(int experts, bool merge) {
 }
 
 /* H: pairs sorted by expert, a product per segment, unsorted. */
-static Layer form_h(void) {
+static inline Layer form_h(void) {
     Layer l = layer_begin();
     Value *gu = weight(&l, "gate_up", 3, DIMS(E, H, 2 * I)),
           *dn = weight(&l, "down", 3, DIMS(E, I, H));

@@ -255,8 +255,8 @@ static void test_straight_through(void **unused) {
     }
 }
 
-/* hard - p + p with p's gradient, in three orders of writing; not where `hard` is no hard choice, and
- * not when switched off. */
+/* hard - p + p with p's gradient, in three orders of writing; not where `hard` is no hard choice,
+ * and not when switched off. */
 static void test_detached(void **unused) {
     (void)unused;
     for (int k = 0; k < 5; k++) {
@@ -272,9 +272,9 @@ static void test_detached(void **unused) {
                             : op_binary(&b, OP_ADD, op_binary(&b, OP_SUB, hard, p), p);
         int64_t axis = 0;
         Value *keep = op_binary(&b, OP_MUL, m->w, zero);
-        graph_add_output(m->g, "mine",
-                         op_reduce(&b, OP_REDUCE_SUM, op_binary(&b, OP_ADD, y, keep), &axis, 1,
-                                   false));
+        graph_add_output(
+            m->g, "mine",
+            op_reduce(&b, OP_REDUCE_SUM, op_binary(&b, OP_ADD, y, keep), &axis, 1, false));
         m->recipe.loss.kind = LOSS_OUTPUT;
         m->recipe.loss.logits = "mine";
         m->recipe.stgc.straight_through = k == 4 ? STRAIGHT_OFF : STRAIGHT_AUTO;
