@@ -9,6 +9,11 @@ static void service_parallel(StgcRt *rt, int64_t tasks, StgcTask fn, void *env) 
     pool_run(((Machine *)rt)->pool, tasks, fn, env);
 }
 
+static void service_gemm(StgcRt *rt, const StgcGemm *g) {
+    if (!machine_gemm_small(rt, g))
+        machine_gemm(rt, g);
+}
+
 static void service_fault(StgcRt *rt, const char *what, int64_t where, int64_t value) {
     Machine *m = (Machine *)rt;
     pthread_mutex_lock(&m->fault_lock);
@@ -43,9 +48,10 @@ StgcRt *stgc_rt_new(int threads) {
     Machine *m = calloc(1, sizeof *m);
     if (!m)
         return NULL;
-    m->rt = (StgcRt){service_parallel, machine_gemm, machine_token_dot, service_fault};
+    m->rt = (StgcRt){service_parallel, service_gemm, machine_token_dot, service_fault};
     m->threads = threads > 0 ? threads : cpu_count();
     m->isa = cpu_isa();
+    m->small_level = machine_small_level();
     pthread_mutex_init(&m->fault_lock, NULL);
     if (make_buffers(m))
         m->pool = pool_new(m->threads);

@@ -26,6 +26,7 @@ typedef struct Machine {
     const GemmIsa *isa;
     GemmWork *work; /* [threads] */
     float *buffers;
+    int small_level; /* machine_small_level */
     pthread_mutex_t fault_lock;
     Fault fault;
     char description[512];
@@ -43,8 +44,11 @@ const GemmIsa *cpu_isa(void);
 int64_t cpu_tile_columns(void); /* for GemmWork */
 void cpu_describe(const Machine *machine, char *text, int64_t size);
 
-/* gemm.c, token_dot.c: the services of step.h. */
+/* gemm.c, token_dot.c: the services of step.h; machine_gemm is the one for large products. */
 void machine_gemm(StgcRt *rt, const StgcGemm *g);
+/* gemm_small.c: the same with sums in double, on this thread, if the product is small enough. */
+bool machine_gemm_small(StgcRt *rt, const StgcGemm *g);
+int machine_small_level(void); /* which code of it this CPU runs; the bits are the same */
 void machine_token_dot(StgcRt *rt, const StgcTokenDot *t);
 
 #endif
