@@ -69,12 +69,16 @@ static void write_batch(const char *path) {
     diag_free(&d);
 }
 
-static void compile(const char *out, const char *set) {
+static void compile_batch(const char *out, const char *set, const char *set2, const char *batch) {
     const char *recipe = strdup(quoted("byte-olmoe.yaml"));
     STGCC_RUN("compile", quoted("byte-olmoe.onnx"), "-q", "-c", recipe, "--set", "schedule.steps=4",
-              "--set", "schedule.warmup=2", "--set", set, "--dim", "batch=2", "--dim", "seq=16",
-              "-o", at(out));
+              "--set", "schedule.warmup=2", "--set", set, "--set", set2, "--dim", batch, "--dim",
+              "seq=16", "-o", at(out));
     free((void *)recipe);
+}
+
+static void compile(const char *out, const char *set) {
+    compile_batch(out, set, "train.seed=1", "batch=2");
 }
 
 static int make_all(void **state) {
@@ -334,6 +338,55 @@ static void ignored_batches_train_nothing(void **state) {
     stgc_close(h);
 }
 
+/* A row alone in a step of two rows, where nothing counts the other, is a step of one row. */
+static void fewer_rows_are_a_smaller_batch(void **state) {
+    compile_batch("two.so", "stgc.enabled=false", "loss.balance=0", "batch=2");
+    compile_batch("one.so", "stgc.enabled=false", "loss.balance=0", "batch=1");
+    Stgc *two = open_step("two.so", 1), *one = open_step("one.so", 1);
+    const int64_t row[] = {1, S}, none[] = {0, S};
+    Stgc *both[] = {two, one};
+    StgcInfo info = {.size = sizeof info};
+    assert_int_equal(stgc_info(two, &info), STGC_OK);
+    assert_int_equal(info.batch_rows, 2);
+    assert_null(info.fewer_rows);
+    give_batch(two); /* what was there before must not matter */
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(stgc_set(both[i], "input_ids", STGC_I64, 2, row, ids + S), STGC_OK);
+        if (i == 0)
+            refused(two, stgc_step(two), STGC_ERR_DATA,
+                    "labels: error: it was set with 2 rows, input_ids with 1");
+        assert_int_equal(stgc_set(both[i], "labels", STGC_I64, 2, row, labels + S), STGC_OK);
+        assert_int_equal(stgc_gradients(both[i]), STGC_OK);
+    }
+    refused(two, stgc_set(two, "labels", STGC_I64, 2, none, labels), STGC_ERR_USAGE,
+            "labels: error: expected i64[2,16], found i64[0,16]");
+    int compared = 0;
+    for (int32_t i = 0; i < stgc_count(one); i++) {
+        StgcTensor a = {.size = sizeof a};
+        assert_int_equal(stgc_tensor_at(one, i, &a), STGC_OK);
+        if (strncmp(a.name, "grad/", 5) != 0 && strncmp(a.name, "loss/", 5) != 0)
+            continue;
+        const float *x = a.data, *y = floats(two, a.name, NULL);
+        float most = 1e-6f, worst = 0;
+        for (int64_t k = 0; k < a.bytes / 4; k++) {
+            most = fmaxf(most, fabsf(x[k]));
+            worst = fmaxf(worst, fabsf(x[k] - y[k]));
+        }
+        if (!(worst <= 1e-5f * most))
+            fail_msg("%s: %g of %g", a.name, worst, most);
+        compared++;
+    }
+    assert_true(compared > 20);
+    stgc_close(two);
+    stgc_close(one);
+
+    Stgc *h = open_step("step.so", 1); /* its STGC counts every token */
+    refused(h, stgc_set(h, "labels", STGC_I64, 2, row, labels), STGC_ERR_USAGE,
+            "labels: error: expected 2 rows, found 1; fewer are not possible here: the losses of "
+            "MoE layers count every token; name an input that masks tokens in stgc.token_mask");
+    stgc_close(h);
+}
+
 /* ---- many handles ---- */
 
 typedef struct Job {
@@ -560,6 +613,7 @@ int main(void) {
         cmocka_unit_test(memory_is_shared_with_the_caller),
         cmocka_unit_test(learning_rate_is_the_schedules_or_set),
         cmocka_unit_test(ignored_batches_train_nothing),
+        cmocka_unit_test(fewer_rows_are_a_smaller_batch),
         cmocka_unit_test(two_threads_train_like_one),
         cmocka_unit_test(a_thousand_handles_do_not_grow),
         cmocka_unit_test(memory_is_what_was_planned),
