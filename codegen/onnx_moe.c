@@ -16,6 +16,7 @@
 /* Every pair is routed to one of its token's distinct experts: sel holds the indices of a TopK over
  * all experts. */
 static bool all_routed(const Value *sel, int64_t experts) {
+    int64_t k = sel->dims[1];
     while (sel->def->op == OP_RESHAPE ||
            (sel->def->op == OP_CAST && !dtype_is_float(sel->dtype) && sel->dtype != DT_BOOL))
         sel = sel->def->in[0];
@@ -25,7 +26,7 @@ static bool all_routed(const Value *sel, int64_t experts) {
     const Value *x = t->in[0];
     int64_t axis = node_int(t, AT_AXIS, -1);
     axis += axis < 0 ? x->rank : 0;
-    return axis == x->rank - 1 && x->dims[axis] == experts;
+    return axis == x->rank - 1 && x->dims[axis] == experts && (k == 1 || k == sel->dims[axis]);
 }
 
 /* i64[E+1] = 0, then the running sums of the counts. */
