@@ -34,6 +34,7 @@ Compiled *codegen_x86(Graph *g, const CodegenOptions *o, Diag *d) {
     LoopModule *m = lower_graph(g, o->fused, o->dump_kernels, o->dump_loops, d);
     if (!m)
         return NULL;
+    m->marks = o->marks;
     X86Code *code = x86_compile(m, o->cpu, o->dump_llvm, o->dump_asm, d);
     if (!code) {
         loop_module_free(m);
@@ -50,6 +51,14 @@ Compiled *codegen_x86(Graph *g, const CodegenOptions *o, Diag *d) {
 
 const StgcStep *compiled_step(const Compiled *c) {
     return &c->step;
+}
+
+double compiled_seconds(const Compiled *c) {
+    return c->code->seconds;
+}
+
+const LoopModule *compiled_module(const Compiled *c) {
+    return c->module;
 }
 
 void compiled_free(Compiled *c) {

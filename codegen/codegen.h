@@ -7,6 +7,7 @@
 
 typedef struct CodegenOptions {
     bool fused;
+    bool marks;            /* the step calls StgcRt.mark around every call */
     const char *cpu;       /* NULL: the level that stgc_cpu_level gives; x86-64-v3, x86-64-v4, native */
     FILE *dump_kernels, *dump_loops, *dump_llvm, *dump_asm; /* NULL: no */
 } CodegenOptions;
@@ -16,6 +17,9 @@ typedef struct CodegenOptions {
 typedef struct Compiled Compiled;
 Compiled *codegen_x86(Graph *g, const CodegenOptions *o, Diag *d);
 const StgcStep *compiled_step(const Compiled *c);
+double compiled_seconds(const Compiled *c); /* what machine code took */
+typedef struct LoopModule LoopModule;
+const LoopModule *compiled_module(const Compiled *c); /* what the code was made from (codegen/loop.h) */
 void compiled_free(Compiled *c);
 
 /* ---- to a file: runtime/step.h says what is in it ---- */
@@ -36,7 +40,9 @@ typedef struct ObjectOptions {
 } ObjectOptions;
 
 /* Writes the library (path NULL: only the dumps). *parameters: what is not in it and must be given when it runs, with its
- * initial bytes (the graphs'); *slots: every slot of every program. Names are copied to a. */
-bool codegen_object(const ObjectOptions *o, const char *path, Arena *a, SlotList *parameters, ObjectSlots *slots, Diag *d);
+ * initial bytes (the graphs'); *slots: every slot of every program. Names are copied to a. Faults of
+ * writing go to `out`, all others to d. */
+bool codegen_object(const ObjectOptions *o, const char *path, Arena *a, SlotList *parameters, ObjectSlots *slots, Diag *d,
+                    Diag *out);
 
 #endif

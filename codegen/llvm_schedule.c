@@ -134,6 +134,16 @@ static void gen_token_dot(Schedule *s, const LoopCall *c) {
     call_service(s, offsetof(StgcRt, token_dot), s->dot);
 }
 
+/* rt->mark(rt, call) */
+static void gen_mark(Schedule *s, int call) {
+    LlvmIr *x = s->x;
+    LLVMTypeRef params[] = {x->ptr, x->i64};
+    LLVMValueRef in[] = {s->rt, llvm_i64(x, call)};
+    LLVMValueRef fn =
+        LLVMBuildLoad2(B, x->ptr, at_byte(x, s->rt, (int64_t)offsetof(StgcRt, mark)), "");
+    LLVMBuildCall2(B, LLVMFunctionType(x->void_, params, 2, false), fn, in, 2, "");
+}
+
 /* fill(out, arena, offsets, n): out[i] = arena + offsets[i] */
 static LLVMValueRef gen_fill(LlvmIr *x) {
     LLVMTypeRef params[] = {x->ptr, x->ptr, x->ptr, x->i64};
@@ -187,6 +197,8 @@ LLVMValueRef llvm_schedule(LlvmIr *x, const LoopModule *m, char *const *names,
     LLVMBuildStore(B, s.rt, at_byte(x, s.env, offsetof(StepEnv, rt)));
     for (int i = 0; i < m->calls.n; i++) {
         const LoopCall *c = &m->calls.at[i];
+        if (m->marks)
+            gen_mark(&s, i);
         if (c->kind == CALL_PARALLEL)
             gen_parallel(&s, c, names[i]);
         else if (c->kind == CALL_GEMM)
@@ -194,6 +206,8 @@ LLVMValueRef llvm_schedule(LlvmIr *x, const LoopModule *m, char *const *names,
         else
             gen_token_dot(&s, c);
     }
+    if (m->marks)
+        gen_mark(&s, m->calls.n);
     LLVMBuildRetVoid(B);
     return s.fn;
 }

@@ -110,6 +110,7 @@ void loop_program_print(const LoopProgram *p, FILE *to);
 uint64_t loop_program_hash(const LoopProgram *p); /* of all but the name: equal programs are one function */
 
 /* ---- a whole step ---- */
+typedef struct LoopModule LoopModule;
 typedef enum { CALL_PARALLEL, CALL_GEMM, CALL_TOKEN_DOT } LoopCallKind;
 typedef struct LoopCall {
     LoopCallKind kind;
@@ -124,15 +125,22 @@ typedef struct LoopCall {
     int64_t *gemm_b_group;   /* groups of them, or NULL */
     StgcTokenDot dot;
     int64_t dot_x, dot_d, dot_grad, dot_offsets, dot_out, dot_scratch;
+    /* What it comes from, for reports: number and kind of its kernel, the main op, the user's node, ids of the graph's nodes
+     * that it computes. */
+    int kernel;
+    const char *kernel_kind, *op, *source;
+    int nnodes;
+    const int *nodes;
 } LoopCall;
 
-typedef struct LoopModule {
+struct LoopModule {
     VEC(LoopProgram *) programs;
     VEC(LoopCall) calls;
     VEC(StgcSlot) slots; /* names and init bytes owned by the Graph */
     int64_t persistent_bytes, arena_bytes;
+    bool marks; /* the schedule tells the runtime where it is (StgcRt.mark) */
     Arena arena;
-} LoopModule;
+};
 
 /* Fills a module from a finished graph: fuse, plan, and the lower_* hooks of the op table (codegen/lower_*.c). NULL with
  * diagnostics that list every op or data-dependent shape that cannot be compiled. */

@@ -82,6 +82,18 @@ static LoopProgram *programs_intern(Lower *L, LoopProgram *p) {
     return p;
 }
 
+/* Says which part of the graph the call is of. */
+static void describe_call(Lower *L, LoopCall *c) {
+    static const char *const kinds[] = {"map", "rows", "reduce", "gemm", "op"};
+    const Kernel *k = &L->plan->kernels.at[L->kernel];
+    c->kernel = L->kernel;
+    c->kernel_kind = kinds[k->kind];
+    c->op = op_info[k->main->op].name;
+    c->source = k->main->src ? arena_strdup(&L->module->arena, k->main->src->name) : "";
+    c->nnodes = k->nodes.n;
+    c->nodes = L->nodes;
+}
+
 LoopCall *lower_call(Lower *L, LoopCallKind kind, const char *name) {
     LoopCall c = {.kind = kind,
                   .name = name,
@@ -96,6 +108,7 @@ LoopCall *lower_call(Lower *L, LoopCallKind kind, const char *name) {
                   .dot_offsets = -1,
                   .dot_out = -1,
                   .dot_scratch = -1};
+    describe_call(L, &c);
     vec_push(&L->module->calls, c);
     return &L->module->calls.at[L->module->calls.n - 1];
 }
@@ -348,6 +361,15 @@ static void plan_scratch(Lower *L) {
         L->plan->kernels.at[i].scratch_bytes = lower_scratch(L->g, &L->plan->kernels.at[i]);
 }
 
+static void enter_kernel(Lower *L, int kernel) {
+    const Kernel *k = &L->plan->kernels.at[kernel];
+    int *nodes = ARENA_ARRAY(&L->module->arena, int, k->nodes.n + 1);
+    for (int i = 0; i < k->nodes.n; i++)
+        nodes[i] = k->nodes.at[i]->id;
+    L->kernel = kernel;
+    L->nodes = nodes;
+}
+
 LoopModule *lower_graph(Graph *g, bool fused, FILE *dump_kernels, FILE *dump_loops, Diag *d) {
     if (!lowerable(g, d))
         return NULL;
@@ -363,6 +385,7 @@ LoopModule *lower_graph(Graph *g, bool fused, FILE *dump_kernels, FILE *dump_loo
     L.member = xcalloc((size_t)g->next_node + 1, sizeof(int));
     for (int i = 0; i < L.plan->kernels.n; i++) {
         Kernel *k = &L.plan->kernels.at[i];
+        enter_kernel(&L, i);
         if (k->kind == KERNEL_MAP && k->main->op != OP_CONCAT)
             lower_map(&L, i);
         else if (k->kind == KERNEL_ROWS)

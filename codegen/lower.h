@@ -26,6 +26,8 @@ typedef struct Lower {
     Diag *diag;
     bool fused;
     FILE *dump_loops;
+    int kernel; /* the one being lowered */
+    const int *nodes; /* its nodes' ids, in the module's arena */
     int *member;            /* by node id: serial of the last kernel that had it as a member */
     ProgramEntry *programs; /* open addressing */
     int nprograms, cap_programs;

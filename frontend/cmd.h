@@ -24,9 +24,10 @@ typedef struct Options {
     const char *dump, *stop_after;
     const char *march;  /* compile: NULL: x86-64-v3 and v4 */
     const char *params; /* export */
+    const char *json_file, *csv, *html, *compare; /* bench */
     const char *emit; /* transform: NULL: gradients */
     EngineKind engine;
-    int64_t threads, steps, mem_limit, max_nodes, max_heap; /* 0: not given */
+    int64_t threads, steps, rounds, mem_limit, max_nodes, max_heap; /* 0: not given */
     int64_t opset;                                          /* 0: not given */
     bool unfused, require_moe, allow_unraised, quiet, verbose, json, resume, sort;
     bool external_data, initial_values;
@@ -54,6 +55,7 @@ int cmd_train(const Options *o);
 int cmd_compile(const Options *o);
 int cmd_export(const Options *o);
 int cmd_transform(const Options *o);
+int cmd_bench(const Options *o);
 
 /* ---- a job ---- */
 

@@ -26,12 +26,12 @@ typedef struct OptionRow {
 
 #define AT(field) offsetof(Options, field)
 static const OptionRow rows[] = {
-    {"config", 'c', OPT_TEXT, AT(recipe), "inspect transform compile step train", "C.yaml", "the training recipe"},
-    {"set", 0, OPT_LIST, AT(sets), "inspect transform compile step train", "KEY=VALUE",
+    {"config", 'c', OPT_TEXT, AT(recipe), "inspect transform compile step train bench", "C.yaml", "the training recipe"},
+    {"set", 0, OPT_LIST, AT(sets), "inspect transform compile step train bench", "KEY=VALUE",
      "one key of the recipe, such as stgc.threshold=-0.1 (repeatable)"},
-    {"freeze", 0, OPT_LIST, AT(freeze), "transform compile step train", "GLOB",
+    {"freeze", 0, OPT_LIST, AT(freeze), "transform compile step train bench", "GLOB",
      "also freeze these parameters (repeatable)"},
-    {"data", 0, OPT_TEXT, AT(data), "inspect init transform compile step run train", "FILE",
+    {"data", 0, OPT_TEXT, AT(data), "inspect init transform compile step run train bench", "FILE",
      "the batch: arrays by input name as .npz"},
     {"output", 'o', OPT_TEXT, AT(out), "init transform compile export step run train", "PATH", "where the result goes"},
     {"dim", 0, OPT_LIST, AT(dims), NULL, "NAME=N", "the size of a symbolic dim (repeatable)"},
@@ -49,15 +49,21 @@ static const OptionRow rows[] = {
     {"steps", 0, OPT_COUNT, AT(steps), "train", "N", "stop after step N; overrides schedule.steps"},
     {"resume", 0, OPT_FLAG, AT(resume), "train", NULL, "go on from the newest checkpoint in RUN/"},
     {"json", 0, OPT_FLAG, AT(json), "inspect", NULL, "the same facts as JSON"},
+    {"json", 0, OPT_TEXT, AT(json_file), "bench", "FILE", "all numbers as JSON"},
+    {"csv", 0, OPT_TEXT, AT(csv), "bench", "FILE", "the table of kernels as CSV"},
+    {"html", 0, OPT_TEXT, AT(html), "bench", "FILE", "a page with roofline and bars"},
+    {"compare", 0, OPT_TEXT, AT(compare), "bench", "OLD.json",
+     "against an earlier run: exit 1 if a step became slower beyond the noise"},
+    {"rounds", 0, OPT_COUNT, AT(rounds), "bench", "N", "timings of every variant (default 9)"},
     {"engine", 0, OPT_ENGINE, AT(engine), "step run train", "NAME",
      "cpu (compiled, the default) or reference (float64, slow)"},
-    {"target", 0, OPT_TARGET, 0, "compile step run train", "NAME", "cpu, also spelled x86-64"},
-    {"threads", 0, OPT_COUNT, AT(threads), "step run train", "N",
+    {"target", 0, OPT_TARGET, 0, "compile step run train bench", "NAME", "cpu, also spelled x86-64"},
+    {"threads", 0, OPT_COUNT, AT(threads), "step run train bench", "N",
      "threads of compiled code (default: all cores)"},
     {"unfused", 0, OPT_FLAG, AT(unfused), "compile step run train", NULL, "compile every operation alone"},
-    {"require-moe", 0, OPT_FLAG, AT(require_moe), "inspect transform compile step train", NULL,
+    {"require-moe", 0, OPT_FLAG, AT(require_moe), "inspect transform compile step train bench", NULL,
      "no MoE layer found: exit 3"},
-    {"allow-unraised", 0, OPT_FLAG, AT(allow_unraised), "transform compile step run train", NULL,
+    {"allow-unraised", 0, OPT_FLAG, AT(allow_unraised), "transform compile step run train bench", NULL,
      "go on although a layer was not understood"},
     {"mem-limit", 0, OPT_BYTES, AT(mem_limit), NULL, "BYTES",
      "refuse work that needs more memory, such as 4G"},
@@ -130,11 +136,17 @@ void options_help(const Command *c, FILE *to) {
 
 /* ---- reading ---- */
 
-static const OptionRow *find_row(const char *name, size_t n) {
-    for (int i = 0; i < COUNT_OF(rows); i++)
-        if (strlen(rows[i].name) == n && !memcmp(rows[i].name, name, n))
+/* The command's own row of that name, or that of another command. */
+static const OptionRow *find_row(const Command *c, const char *name, size_t n) {
+    const OptionRow *other = NULL;
+    for (int i = 0; i < COUNT_OF(rows); i++) {
+        if (strlen(rows[i].name) != n || memcmp(rows[i].name, name, n) != 0)
+            continue;
+        if (takes(c, &rows[i]))
             return &rows[i];
-    return NULL;
+        other = &rows[i];
+    }
+    return other;
 }
 
 static bool unknown_option(const Command *c, const char *word, Diag *d) {
@@ -220,7 +232,7 @@ typedef struct Words {
 /* --name, --name=value, --name value */
 static bool read_long(Options *o, const Command *c, Words *w, Diag *d) {
     const char *word = w->argv[w->at], *name = word + 2, *equals = strchr(name, '=');
-    const OptionRow *r = find_row(name, equals ? (size_t)(equals - name) : strlen(name));
+    const OptionRow *r = find_row(c, name, equals ? (size_t)(equals - name) : strlen(name));
     if (!r || !takes(c, r)) {
         char *bare = arena_strdup(&d->arena, word);
         if (equals)

@@ -10,6 +10,7 @@
  *   compile   import, bind, all passes for each program, codegen_object
  *   export    import, onnx_export_weights
  *   step      import, bind, all passes, engine, one step, every gradient and cosine
+ *   bench     import, the passes in several ways, the same numbers from all, times
  *   train     import, bind, all passes with the optimizer, engine, many steps, checkpoints,
  * model.onnx */
 #include <errno.h>
@@ -55,6 +56,12 @@ const Command commands[] = {
      "D is a batch (.npz, repeated every step) or a file of tokens (data.dtype). RUN/ gets\n"
      "metrics.jsonl, step-N.ckpt and, at the end, model.onnx. Ctrl-C finishes the step, saves and\n"
      "exits 0; --resume goes on, bit for bit, where the newest checkpoint left off."},
+    {"bench", "MODEL.onnx -c C.yaml [--data BATCH.npz]",
+     "measures the training step: fusion, capture modes, kernels against the machine", cmd_bench,
+     "Times the step fused and unfused, with every capture mode and number of threads, in one\n"
+     "process and in turns, after checking that all compute the same; then what every kernel takes,\n"
+     "does and moves, against a large matrix product and a large copy. Without --data the batch is\n"
+     "made up at random; sizes come from --dim or the recipe's train.batch and train.sequence."},
 };
 const int ncommands = COUNT_OF(commands);
 

@@ -22,6 +22,12 @@ static void service_fault(StgcRt *rt, const char *what, int64_t where, int64_t v
     pthread_mutex_unlock(&m->fault_lock);
 }
 
+static void service_mark(StgcRt *rt, int64_t call) {
+    const Machine *m = (const Machine *)rt;
+    if (m->watch)
+        m->watch(m->watcher, call);
+}
+
 /* Every thread's packing buffers, made once so that a step allocates nothing. */
 static bool make_buffers(Machine *m) {
     const size_t each = (size_t)GEMM_WORK_FLOATS * sizeof(float);
@@ -48,7 +54,7 @@ StgcRt *stgc_rt_new(int threads) {
     Machine *m = calloc(1, sizeof *m);
     if (!m)
         return NULL;
-    m->rt = (StgcRt){service_parallel, service_gemm, machine_token_dot, service_fault};
+    m->rt = (StgcRt){service_parallel, service_gemm, machine_token_dot, service_fault, service_mark};
     m->threads = threads > 0 ? threads : cpu_count();
     m->isa = cpu_isa();
     m->small_level = machine_small_level();

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "runtime/bench.h"
 #include "runtime/gemm.h"
 #include "runtime/runtime.h"
 #include "runtime/step.h"
@@ -29,6 +30,8 @@ typedef struct Machine {
     int small_level; /* machine_small_level */
     pthread_mutex_t fault_lock;
     Fault fault;
+    StgcWatch watch; /* NULL: nobody measures */
+    void *watcher;
     char description[512];
 } Machine;
 

@@ -46,6 +46,20 @@ static bool wants_gram(const StgcTokenDot *t, int64_t count) {
     return gram < factored;
 }
 
+int64_t stgc_token_dot_products(const StgcTokenDot *t) {
+    int64_t sum = 0;
+    for (int64_t group = 0; group < t->groups; group++) {
+        int64_t count = count_of(t, group);
+        if (!wants_gram(t, count)) {
+            sum += count * t->in * t->out * (t->grad ? 1 : 2);
+            continue;
+        }
+        for (int64_t j0 = 0; j0 < count; j0 += COLUMN_BLOCK)
+            sum += (count - j0) * at_most(count - j0, COLUMN_BLOCK) * (t->in + t->out);
+    }
+    return sum;
+}
+
 static GemmWork *work_of(const Machine *machine) {
     return &machine->work[pool_thread(machine->pool)];
 }
