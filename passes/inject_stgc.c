@@ -239,6 +239,33 @@ static bool layer_begin(StgcLayer *s, Compile *c, Builder *b, const MoeLayer *l)
     return true;
 }
 
+/* T_e of the experts that are trained; 0 of the others: nothing is said of their rows. */
+static Value *live_counts(StgcLayer *s, const StgcCapture *cap) {
+    float *live = ARENA_ARRAY(&s->c->g->arena, float, s->experts);
+    bool all = true;
+    if (cap->skipped && !cap->frozen)
+        return s->counts;
+    for (int64_t e = 0; e < s->experts; e++) {
+        live[e] = cap->live[e];
+        all &= cap->live[e];
+    }
+    Tensor t = {.dtype = DT_F32, .rank = 1, .dims = {s->experts}, .data = live};
+    return all ? s->counts : bin(s, OP_MUL, s->counts, op_const(s->b, &t));
+}
+
+/* What `step` writes for a layer whose experts are all frozen: no row of it has a gradient. */
+static void frozen_outputs(StgcLayer *s) {
+    int64_t te[] = {s->tokens, s->experts};
+    static const char *const absent[] = {"cos", "dot", "norm"}, *const none[] = {"gnorm",
+                                                                                 "degenerate"};
+    for (int i = 0; i < COUNT_OF(absent); i++)
+        output(s, absent[i], op_full(s->b, DT_F32, NAN, 2, te));
+    for (int i = 0; i < COUNT_OF(none); i++)
+        output(s, none[i], op_full(s->b, DT_F32, 0, 1, te + 1));
+    output(s, "conflict", op_full(s->b, DT_F32, 0, 2, te));
+    output(s, "cel", num(s, 0));
+}
+
 /* One layer: captures, statistics, outputs; *cel is filled (loss NULL when the layer has none). */
 static bool layer_inject(Compile *c, Builder *b, const MoeLayer *l, Cel *cel) {
     const Recipe *r = c->recipe;
@@ -255,7 +282,9 @@ static bool layer_inject(Compile *c, Builder *b, const MoeLayer *l, Cel *cel) {
         diag_note(c->diag, "MoE layer %d takes no part in STGC: %s", l->index,
                   diag_safe(c->diag, cap.skipped));
     if (report)
-        output(&s, "tokens", s.counts);
+        output(&s, "tokens", c->wants.detail && capture ? live_counts(&s, &cap) : s.counts);
+    if (c->wants.detail && cap.frozen)
+        frozen_outputs(&s);
     if (c->wants.detail && l->logits)
         output(&s, "logits", op_cast(b, l->logits, DT_F32));
     if (c->wants.metrics && l->logits)

@@ -283,6 +283,14 @@ static void emit(StgcLayer *s, StgcCapture *cap, const Uses *u) {
     }
 }
 
+static bool all_frozen(const StgcLayer *s) {
+    bool trained = false;
+    for (int i = 0; i < s->l->weights.n; i++)
+        trained =
+            trained || node_int(s->l->weights.at[i]->def, AT_KIND, PARAM_WEIGHT) == PARAM_WEIGHT;
+    return !trained;
+}
+
 StgcCapture stgc_capture(StgcLayer *s) {
     StgcCapture cap = {.live = ARENA_ARRAY(&s->c->g->arena, bool, s->experts)};
     Uses u = {0};
@@ -292,6 +300,7 @@ StgcCapture stgc_capture(StgcLayer *s) {
         if (!live_experts(s, u.linears.at[i], live, &all))
             u.problem = "some experts of one stack of weights are frozen, others are not";
     cap.skipped = u.problem;
+    cap.frozen = !u.linears.n && !u.gathers.n && s->l->weights.n && all_frozen(s);
     if (!u.problem)
         emit(s, &cap, &u);
     if (!u.problem && !cap.dot)

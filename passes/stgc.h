@@ -29,6 +29,7 @@ typedef struct StgcCapture {
     Value *square;       /* f32[R]: |g_n|^2 */
     bool *live;          /* [E]: the expert has a trained parameter among the captured */
     const char *skipped; /* why nothing was captured, or NULL */
+    bool frozen;         /* because no expert has a trained parameter */
 } StgcCapture;
 
 /* Emits the captures of a layer by the recipe's mode. On a layer that cannot be captured exactly,
