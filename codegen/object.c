@@ -132,7 +132,7 @@ static void object_free(Object *b) {
 }
 
 bool codegen_object(const ObjectOptions *o, const char *path, Arena *a, SlotList *parameters,
-                    ObjectSlots *slots, Diag *d) {
+                    ObjectSlots *slots, Diag *d, Diag *out) {
     Object b = {.o = o, .d = d};
     bool ok = lower_programs(&b) && find_variants(&b);
     for (int i = 0; ok && i < b.nvariants; i++)
@@ -141,7 +141,7 @@ bool codegen_object(const ObjectOptions *o, const char *path, Arena *a, SlotList
         LLVMMemoryBufferRef table =
             object_table(o->about, b.programs, b.nprograms, b.variants, b.nvariants);
         vec_push(&b.objects, table);
-        ok = object_link(b.objects.at, b.objects.n, o->relocatable, path, d);
+        ok = object_link(b.objects.at, b.objects.n, o->relocatable, path, out);
     }
     if (ok) {
         list_parameters(&b, a, parameters);

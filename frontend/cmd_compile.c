@@ -316,7 +316,7 @@ static bool write_parameters(CompileJob *c) {
 static bool write_library(CompileJob *c) {
     Job *j = &c->job;
     return codegen_object(&c->object, j->o->out, &j->arena, &c->parameters, &c->slots,
-                          &j->model_diag) &&
+                          &j->model_diag, &j->out_diag) &&
            write_parameters(c) && write_header(c);
 }
 
@@ -333,7 +333,8 @@ static bool write_text(CompileJob *c) {
         if (c->graphs[p])
             graph_print(c->graphs[p], t.f);
     if (c->emit != EMIT_IR)
-        ok = codegen_object(&c->object, NULL, &j->arena, &c->parameters, &c->slots, &j->model_diag);
+        ok = codegen_object(&c->object, NULL, &j->arena, &c->parameters, &c->slots, &j->model_diag,
+                            &j->out_diag);
     return text_close(j, &t, ok);
 }
 
