@@ -116,10 +116,23 @@ static bool reinfer(Canon *c, Node *n) {
 
 /* The order matters only for speed: what removes most comes first. */
 static CanonRule *const rules[] = {
-    canon_fold_const, canon_fold_shape, canon_shape_operand, canon_reshape,   canon_transpose,
-    canon_expand,     canon_slice,      canon_concat,        canon_cast,      canon_neutral,
-    canon_pow,        canon_nan_guard,  canon_gather,        canon_gather_nd, canon_gather_elements,
+    canon_fold_const,
+    canon_fold_shape,
+    canon_shape_operand,
+    canon_reshape,
+    canon_transpose,
+    canon_expand,
+    canon_slice,
+    canon_concat,
+    canon_cast,
+    canon_neutral,
+    canon_pow,
+    canon_nan_guard,
+    canon_gather,
+    canon_gather_nd,
+    canon_gather_elements,
     canon_live_norm,
+    canon_masked_scatter,
 };
 
 static void run_worklist(Canon *c) {

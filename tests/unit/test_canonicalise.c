@@ -180,6 +180,104 @@ static void test_gathers(void **state) {
            "output \"y\" %3\n");
 }
 
+/* The first output for inputs that count up: floats 0.5, 1.5, …, masks true at 1, 2, 4, 5, … */
+static RTensor *first_output(Graph *g, Arena *a) {
+    Diag d = {0};
+    Eval ev = {.arena = a, .diag = &d};
+    ev.values = xcalloc((size_t)g->next_value, sizeof *ev.values);
+    for (int i = 0; i < g->inputs.n; i++) {
+        const Value *v = g->inputs.at[i];
+        RTensor *in = rtensor_new(a, v->dtype, v->rank, v->dims);
+        for (int64_t k = 0; k < in->count; k++)
+            if (dtype_is_float(v->dtype))
+                in->f[k] = (double)k + 0.5;
+            else
+                in->i[k] = k % 3 != 0;
+        ev.values[v->id] = in;
+    }
+    Value *y = g->outputs.at[0].value;
+    assert_true(eval_graph(&ev, g, &y, 1));
+    RTensor *r = ev.values[y->id];
+    free(ev.values);
+    diag_free(&d);
+    return r;
+}
+
+/* Canonicalises: no op `gone` is left, `there` is, and the output is what it was. */
+static void expect_same(const char *text, Op gone, Op there, const char *note) {
+    Diag d = {.subject = "test"};
+    Arena a = {0};
+    Graph *g = graph_parse(text, NULL, &d);
+    diag_print(&d, stderr, true);
+    assert_non_null(g);
+    assert_true(graph_infer(g, &d));
+    const RTensor *before = first_output(g, &a);
+    Compile c = {.g = g, .diag = &d};
+    assert_true(pass_canonicalise(&c));
+    graph_verify(g, "canonicalise");
+    const RTensor *after = first_output(g, &a);
+    bool has_gone = false, has_there = false;
+    FOR_NODES(n, g) {
+        has_gone = has_gone || n->op == gone;
+        has_there = has_there || n->op == there;
+    }
+    assert_false(has_gone);
+    assert_true(has_there);
+    assert_int_equal(before->count, after->count);
+    for (int64_t i = 0; i < before->count; i++)
+        assert_true(fabs(before->f[i] - after->f[i]) < 1e-5);
+    assert_true(!note == !d.messages.n);
+    if (note)
+        assert_non_null(strstr(d.messages.at[0].text, note));
+    graph_free(g);
+    diag_free(&d);
+    arena_free(&a);
+}
+
+#define SOURCE(DIMS) \
+    "%6 = shape %5 : i64[2]\n" \
+    "%7 = const {value=i64[1](0)} : i64[1]\n" \
+    "%8 = slice %6 {axes=[0], starts=[0], ends=[1], steps=[1]} : i64[1]\n" \
+    "%9 = slice %2 %7 %8 %7 : f32[" DIMS "]\n"
+
+/* The k-th place of a mask takes the k-th element, or row, of a source. */
+static void test_masked_scatter(void **state) {
+    expect_same("graph \"g\"\n%0 = input {name=\"x\"} : f32[2,3,2]\n"
+                "%1 = input {name=\"m\"} : bool[2,3,1]\n"
+                "%2 = input {name=\"s\"} : f32[12]\n"
+                "%3 = expand %1 {dims=[2,3,2]} : bool[2,3,2]\n"
+                "%4 = nonzero %3 : i64[3,u0]\n"
+                "%5 = transpose %4 {perm=[1,0]} : i64[u0,3]\n" SOURCE(
+                    "u1") "%10 = scatter_nd %0 %5 %9 {reduction=\"none\"} : f32[2,3,2]\n"
+                          "output \"y\" %10\n",
+                OP_NONZERO, OP_CUMSUM, NULL);
+    expect_same("graph \"g\"\n%0 = input {name=\"x\"} : f32[2,3,2]\n"
+                "%1 = input {name=\"m\"} : bool[2,3]\n"
+                "%2 = input {name=\"s\"} : f32[5,2]\n"
+                "%3 = neg %2 : f32[5,2]\n"
+                "%4 = nonzero %1 : i64[2,u0]\n"
+                "%5 = transpose %4 {perm=[1,0]} : i64[u0,2]\n" SOURCE(
+                    "u1,2") "%10 = scatter_nd %0 %5 %9 {reduction=\"none\"} : f32[2,3,2]\n"
+                            "output \"y\" %10\n",
+                OP_NONZERO, OP_CUMSUM, NULL);
+}
+
+/* A stored norm of the parameter that it divides is computed again; any other divisor is left. */
+static void test_live_norm(void **state) {
+#define DIRECTIONS "%1 = param {kind=0, name=\"w\", value=f32[2,2](3 4 4 3)} : f32[2,2]\n"
+#define DIVIDED(D) \
+    "graph \"g\"\n%0 = input {name=\"x\"} : f32[4,2]\n" DIRECTIONS \
+    "%2 = param {kind=0, name=\"n\", value=f32[1,2](" D ")} : f32[1,2]\n" \
+    "%3 = const {value=f32[](0.001)} : f32[]\n" \
+    "%4 = max %2 %3 : f32[1,2]\n" \
+    "%5 = expand %4 {dims=[2,2]} : f32[2,2]\n" \
+    "%6 = div %1 %5 : f32[2,2]\n" \
+    "%7 = matmul %0 %6 : f32[4,2]\n" \
+    "output \"y\" %7\n"
+    expect_same(DIVIDED("5 5"), OP_COUNT, OP_SQRT, "the norm of parameter \"w\"");
+    expect_same(DIVIDED("5 6"), OP_SQRT, OP_DIV, NULL);
+}
+
 /* Sizes that data decide: the width of what is computed from them is known all the same. */
 static void test_data_sizes(void **state) {
     Diag d = {0};
@@ -267,6 +365,7 @@ int main(void) {
         cmocka_unit_test(test_reversal_stays), cmocka_unit_test(test_transpose_of_ones),
         cmocka_unit_test(test_neutral),        cmocka_unit_test(test_broadcasting_zero_stays),
         cmocka_unit_test(test_nan_guard),      cmocka_unit_test(test_gathers),
+        cmocka_unit_test(test_masked_scatter), cmocka_unit_test(test_live_norm),
         cmocka_unit_test(test_data_sizes),     cmocka_unit_test(test_share),
         cmocka_unit_test(test_long_chain),
     };
