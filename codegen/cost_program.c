@@ -1,10 +1,10 @@
 /* cost_program.c: counts operations and bytes of a program by walking it.
  *
- * The walk computes the integers of the program as far as they follow from constants, the task, loop
- * indices and, where there is memory to read, integer buffers. A loop is walked once and weighted by
- * its trips, unless a bound or condition inside depends on its index: then every iteration is
- * walked. A load or store touches as many elements as the iterations of those loops that its index
- * depends on, and no more than its index has values (an interval). */
+ * The walk computes the integers of the program as far as they follow from constants, the task,
+ * loop indices and, where there is memory to read, integer buffers. A loop is walked once and
+ * weighted by its trips, unless a bound or condition inside depends on its index: then every
+ * iteration is walked. A load or store touches as many elements as the iterations of those loops
+ * that its index depends on, and no more than its index has values (an interval). */
 #include "codegen/cost_program.h"
 
 #include <math.h>
@@ -160,7 +160,8 @@ static void open_loop(Walk *x, int i, int *loops, OpenLoops *open, uint64_t *aro
     *around |= 1ull << loop;
 }
 
-/* One pass over the program; false when a variable turned out to depend on more than was thought. */
+/* One pass over the program; false when a variable turned out to depend on more than was thought.
+ */
 static bool facts_pass(Walk *x, uint64_t *vars) {
     OpenLoops open = {0};
     uint64_t around = 0;
@@ -253,9 +254,9 @@ static int64_t compute(const LInst *n, int64_t a, int64_t b, int64_t c) {
 
 static void count_op(Walk *x, const LInst *n, double weight) {
     static const unsigned char flops[L_COUNT] = {
-        [L_ADD] = 1,  [L_SUB] = 1, [L_MUL] = 1, [L_DIV] = 1, [L_REM] = 1, [L_MIN] = 1,
-        [L_MAX] = 1,  [L_POW] = 1, [L_FMA] = 2, [L_NEG] = 1, [L_ABS] = 1, [L_SQRT] = 1,
-        [L_EXP] = 1,  [L_LOG] = 1, [L_TANH] = 1, [L_ERF] = 1, [L_SIN] = 1, [L_COS] = 1,
+        [L_ADD] = 1, [L_SUB] = 1, [L_MUL] = 1,  [L_DIV] = 1, [L_REM] = 1, [L_MIN] = 1,
+        [L_MAX] = 1, [L_POW] = 1, [L_FMA] = 2,  [L_NEG] = 1, [L_ABS] = 1, [L_SQRT] = 1,
+        [L_EXP] = 1, [L_LOG] = 1, [L_TANH] = 1, [L_ERF] = 1, [L_SIN] = 1, [L_COS] = 1,
     };
     if (n->type != LT_F32 && n->type != LT_F64)
         return;
@@ -264,8 +265,8 @@ static void count_op(Walk *x, const LInst *n, double weight) {
         x->cost.special += weight;
 }
 
-/* A load or store at this place: iterations of loops that its index does not depend on touch nothing
- * new. */
+/* A load or store at this place: iterations of loops that its index does not depend on touch
+ * nothing new. */
 static void touch(Walk *x, int i, double weight) {
     const LInst *n = &x->at[i];
     if (n->ref < 0)
@@ -383,13 +384,12 @@ static void walk(Walk *x, int from, int to, double weight) {
 static void start_values(Walk *x, int64_t task) {
     for (int i = 0; i < x->n; i++) {
         const LInst *n = &x->at[i];
-        x->known[i] = n->kind == LI_ARG ||
-                      (n->kind == LI_CONST && (n->type == LT_I64 || n->type == LT_BOOL));
+        x->known[i] =
+            n->kind == LI_ARG || (n->kind == LI_CONST && (n->type == LT_I64 || n->type == LT_BOOL));
         if (n->kind == LI_CONST)
             x->value[i] = n->i;
         if (n->kind == LI_ARG)
-            x->value[i] =
-                n->ref == LARG_TASK || n->ref == LARG_GROUP ? task : x->w->args[n->ref];
+            x->value[i] = n->ref == LARG_TASK || n->ref == LARG_GROUP ? task : x->w->args[n->ref];
     }
 }
 
@@ -441,8 +441,7 @@ static void count_bytes(Walk *x) {
         x->cost.moved += elements * dtype_bytes(x->w->program->buffers.at[n->ref]);
     }
     for (int b = 0; b < 2 * nbuffers; b++)
-        x->cost.minimum +=
-            side_elements(&sides[b]) * dtype_bytes(x->w->program->buffers.at[b / 2]);
+        x->cost.minimum += side_elements(&sides[b]) * dtype_bytes(x->w->program->buffers.at[b / 2]);
     free(sides);
 }
 

@@ -95,8 +95,8 @@ static void conclude(Bench *b) {
     const Variant *v = &b->variants.at[0], *again = &b->variants.at[1];
     b->peak_flops = samples_max(&b->gemm);
     b->peak_bytes = samples_max(&b->copy);
-    b->noise = fabs(samples_ratio(&again->wall, &v->wall) - 1);
-    b->noise = fmax(b->noise, fabs(samples_median(&again->wall) / samples_median(&v->wall) - 1));
+    const Samples *x = bench_times(b, v), *y = bench_times(b, again);
+    b->noise = fmax(fabs(samples_ratio(y, x) - 1), fabs(samples_median(y) / samples_median(x) - 1));
     b->memory_touched = stgc_run_touched_bytes(v->run);
     bench_attribute(b);
 }
@@ -119,8 +119,8 @@ static ExitCode measure(Bench *b) {
         diag_error(&b->job.model_diag, EXIT_BUG, "the heap grew by %lld bytes inside a step",
                    (long long)b->allocated);
     bench_print(b, stdout);
-    if (!write_files(b) || (b->options.compare && !bench_compare(b, b->options.compare, &worse,
-                                                                 &b->job.data_diag)))
+    if (!write_files(b) ||
+        (b->options.compare && !bench_compare(b, b->options.compare, &worse, &b->job.data_diag)))
         return EXIT_OK;
     return worse ? (ExitCode)1 : EXIT_OK;
 }

@@ -82,6 +82,11 @@ typedef struct Bench {
     const char *cpu, *governor, *kernel, *date;
 } Bench;
 
+/* What a variant is judged by: elapsed time, or CPU time where one thread does all. */
+static inline const Samples *bench_times(const Bench *b, const Variant *v) {
+    return b->own_clock ? &v->cpu : &v->wall;
+}
+
 /* cmd_bench_variant.c */
 bool bench_prepare(Bench *b); /* import, bind, raise, data */
 bool bench_variants(Bench *b); /* makes and compiles all */
@@ -120,6 +125,7 @@ void bench_print(const Bench *b, FILE *to);
 bool bench_write_json(const Bench *b, const char *path, Diag *d);
 bool bench_write_csv(const Bench *b, const char *path, Diag *d);
 bool bench_write_html(const Bench *b, const char *path, Diag *d);
+void bench_html(const Bench *b, FILE *to);
 /* *worse: how many variants are slower than in OLD.json beyond the noise. */
 bool bench_compare(const Bench *b, const char *old, int *worse, Diag *d);
 

@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-/* Sizes that nothing gives are the recipe's: the first axis of an input is the batch, the second the
- * sequence. */
+/* Sizes that nothing gives are the recipe's: the first axis of an input is the batch, the second
+ * the sequence. */
 static void sizes_of_recipe(Bench *b) {
     Job *j = &b->job;
     for (int i = 0; i < j->g->inputs.n; i++)
@@ -55,7 +55,8 @@ static int64_t table_rows(const Value *v, int depth) {
     return rows;
 }
 
-/* Integers are ids below what they are looked up in, labels below the number of classes, masks 1. */
+/* Integers are ids below what they are looked up in, labels below the number of classes, masks 1.
+ */
 static void make_up(Tensor *t, int64_t below, uint64_t seed) {
     for (int64_t i = 0, n = tensor_count(t); i < n; i++) {
         uint64_t r = hash_bytes(&i, sizeof i, seed) >> 11;

@@ -57,8 +57,8 @@ double samples_ratio(const Samples *a, const Samples *b) {
 
 /* What the table by kind sums: products and single ops by their op, the rest by kind. */
 static const char *family_of(const LoopCall *c) {
-    if (!strcmp(c->kernel_kind, "gemm") || !strcmp(c->kernel_kind, "op") || !strcmp(c->op, "adamw") ||
-        !strcmp(c->op, "sgd"))
+    if (!strcmp(c->kernel_kind, "gemm") || !strcmp(c->kernel_kind, "op") ||
+        !strcmp(c->op, "adamw") || !strcmp(c->op, "sgd"))
         return c->op;
     return c->kernel_kind;
 }
@@ -73,9 +73,14 @@ static int *rows_of_calls(Variant *v) {
         const LoopCall *c = &m->calls.at[i];
         if (!i || c->kernel != m->calls.at[i - 1].kernel) {
             n++;
-            KernelRow fresh = {.name = c->name, .kind = c->kernel_kind, .op = c->op,
-                               .source = c->source, .family = family_of(c), .nnodes = c->nnodes,
-                               .nodes = c->nodes, .cost.exact = true};
+            KernelRow fresh = {.name = c->name,
+                               .kind = c->kernel_kind,
+                               .op = c->op,
+                               .source = c->source,
+                               .family = family_of(c),
+                               .nnodes = c->nnodes,
+                               .nodes = c->nodes,
+                               .cost.exact = true};
             if (make)
                 vec_push(&v->kernels, fresh);
         }
@@ -202,8 +207,7 @@ static void unfused_times(KernelRows *fused, const KernelRows *alone) {
     }
     for (int i = 0; i < fused->n; i++)
         for (int k = 0; k < fused->at[i].nnodes; k++)
-            fused->at[i].unfused +=
-                seconds[fused->at[i].nodes[k]] / shares[fused->at[i].nodes[k]];
+            fused->at[i].unfused += seconds[fused->at[i].nodes[k]] / shares[fused->at[i].nodes[k]];
     free(seconds);
     free(shares);
 }

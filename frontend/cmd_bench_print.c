@@ -24,17 +24,21 @@ static void print_head(const Bench *b, FILE *to) {
     const StgcStep *step = compiled_step(v->compiled);
     fprintf(to, "stgcc %s, %s, %s\n", STGCC_VERSION, b->date, b->kernel);
     fprintf(to, "%s; code for %s\n", stgc_rt_describe(v->rt), step->cpu);
-    fprintf(to, "governor %s; load average %.2f %.2f %.2f; other processes took %.0f %% of the cores\n",
+    fprintf(to,
+            "governor %s; load average %.2f %.2f %.2f; other processes took %.0f %% of the cores\n",
             b->governor ? b->governor : "unknown", b->load[0], b->load[1], b->load[2],
             100 * b->foreign);
     if (b->foreign > 0.04)
         fputs("The machine was not quiet: trust ratios, not times.\n", to);
     if (b->random_data)
         fputs("Inputs and labels are made up at random (no --data).\n", to);
-    fprintf(to, "\nSame numbers from all: %d steps from the initial parameters; compiled in %.2f s "
-                "(passes %.2f, code %.2f), read and raised before in %.2f s\n",
+    fprintf(to,
+            "\nSame numbers from all: %d steps from the initial parameters; compiled in %.2f s "
+            "(passes %.2f, code %.2f), read and raised before in %.2f s\n",
             CHECK_STEPS, b->compile_seconds, v->pass_seconds, v->code_seconds, b->import_seconds);
-    fprintf(to, "Memory planned %.1f MiB, touched by all variants %.1f MiB; heap growth inside a step %lld bytes\n",
+    fprintf(to,
+            "Memory planned %.1f MiB, touched by all variants %.1f MiB; heap growth inside a step "
+            "%lld bytes\n",
             (double)b->memory_planned / 1048576, (double)b->memory_touched / 1048576,
             (long long)b->allocated);
     fprintf(to, "Peaks: matrix product %.1f GF/s (median %.1f), copy %.1f GB/s (median %.1f)\n",
@@ -43,9 +47,10 @@ static void print_head(const Bench *b, FILE *to) {
 }
 
 static void print_variants(const Bench *b, FILE *to) {
-    const Samples *base = &b->variants.at[0].wall;
-    fprintf(to, "\n%lld rounds of %lld step%s; A/A noise %.1f %%\n", (long long)b->rounds,
-            (long long)b->inner, b->inner > 1 ? "s" : "", 100 * b->noise);
+    const Samples *base = bench_times(b, &b->variants.at[0]);
+    fprintf(to, "\n%lld rounds of %lld step%s; A/A noise %.1f %%%s\n", (long long)b->rounds,
+            (long long)b->inner, b->inner > 1 ? "s" : "", 100 * b->noise,
+            b->own_clock ? "; one thread: ratios, peaks and kernels by its CPU time" : "");
     fprintf(to, "%-24s %10s %10s %10s %7s %9s  %s\n", "step", "median ms", "min", "max", "ratio",
             "CPU ms", "against the first");
     for (int i = 0; i < b->variants.n; i++) {
@@ -55,7 +60,7 @@ static void print_variants(const Bench *b, FILE *to) {
             continue;
         fprintf(to, "%-24s %10.3f %10.3f %10.3f %7.3f %9.3f  %s\n", v->name,
                 1e3 * samples_median(&v->wall), 1e3 * samples_min(&v->wall),
-                1e3 * samples_max(&v->wall), samples_ratio(&v->wall, base),
+                1e3 * samples_max(&v->wall), samples_ratio(bench_times(b, v), base),
                 1e3 * samples_median(&v->cpu), check_text(b, v, text, sizeof text));
     }
 }
@@ -112,7 +117,8 @@ static void print_kernels(const Bench *b, FILE *to) {
     }
     if (shown < k->n)
         fprintf(to, "… %d more; -v shows all, --csv and --json keep them\n", k->n - shown);
-    fputs("roof: time at the peaks for its operations and least bytes, by its own time; above 100 % the data were in "
+    fputs("roof: time at the peaks for its operations and least bytes, by its own time; above 100 "
+          "% the data were in "
           "the caches.\n~: branches on data, both counted.\n",
           to);
     free(order);

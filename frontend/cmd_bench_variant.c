@@ -2,9 +2,9 @@
  * compute the same. See cmd_bench.h.
  *
  * The model is read and raised once; every capture mode goes through the remaining passes on a
- * clone. All variants share parameters and state with the first one. To check them, each starts from
- * the initial parameters and makes CHECK_STEPS steps: on the buffers and with the code that are
- * timed. */
+ * clone. All variants share parameters and state with the first one. To check them, each starts
+ * from the initial parameters and makes CHECK_STEPS steps: on the buffers and with the code that
+ * are timed. */
 #include "frontend/cmd_bench.h"
 
 #include <math.h>
@@ -79,9 +79,14 @@ static void list_variants(Bench *b) {
     const Recipe *r = b->recipe;
     int all = stgc_rt_threads(b->machines.at[0]);
     bool stgc = r->stgc.enabled && r->stgc.capture != CAPTURE_NONE;
-    Variant v = {.name = "fused", .group = "fusion", .fused = true, .stgc = stgc,
-                 .capture = stgc ? r->stgc.capture : CAPTURE_NONE, .token_dot = "auto",
-                 .threads = all, .check = CHECK_BITS};
+    Variant v = {.name = "fused",
+                 .group = "fusion",
+                 .fused = true,
+                 .stgc = stgc,
+                 .capture = stgc ? r->stgc.capture : CAPTURE_NONE,
+                 .token_dot = "auto",
+                 .threads = all,
+                 .check = CHECK_BITS};
     MoeLayers layers = {0};
     moe_layers(b->job.g, &layers);
     int nlayers = layers.n;
@@ -138,8 +143,12 @@ static bool make_graph(Bench *b, Variant *v) {
     vec_push(&skip, "raise_moe");
     r->stgc.capture = v->capture;
     r->stgc.enabled = enabled && v->stgc;
-    Compile c = {.g = v->g, .recipe = r, .wants = {.train = true, .metrics = true, .update = true},
-                 .diag = &j->model_diag, .skip = skip, .allow_unraised = j->o->allow_unraised};
+    Compile c = {.g = v->g,
+                 .recipe = r,
+                 .wants = {.train = true, .metrics = true, .update = true},
+                 .diag = &j->model_diag,
+                 .skip = skip,
+                 .allow_unraised = j->o->allow_unraised};
     bool ok = passes_run(&c, &stopped);
     r->stgc.enabled = enabled, r->stgc.capture = capture;
     set_token_dot(v->g, v->token_dot);
@@ -238,7 +247,8 @@ static void set_input(Variant *v, const char *name, const Tensor *from) {
     const StgcSlot *s = slot_of(v, name, STGC_SLOT_INPUT);
     if (!s)
         return;
-    Tensor to = {.dtype = dtype_from_onnx(s->type), .rank = s->rank, .data = stgc_run_data(v->run, s)};
+    Tensor to = {
+        .dtype = dtype_from_onnx(s->type), .rank = s->rank, .data = stgc_run_data(v->run, s)};
     memcpy(to.dims, s->dims, sizeof *s->dims * (size_t)s->rank);
     for (int64_t i = 0, n = tensor_count(&to); i < n; i++) {
         if (dtype_is_float(from->dtype))
@@ -401,10 +411,13 @@ bool bench_check(Bench *b) {
             continue;
         diag_error(d, EXIT_BUG, "'%s' does not compute what '%s' does", v->name,
                    b->variants.at[0].name);
-        diag_more(d, "after %d steps: losses differ by %.2g (allowed %s), parameters by %.2g of "
-                     "their way (allowed %s)",
+        diag_more(d,
+                  "after %d steps: losses differ by %.2g (allowed %s), parameters by %.2g of "
+                  "their way (allowed %s)",
                   CHECK_STEPS, v->loss_error, v->check == CHECK_BITS ? "0" : "1e-5", v->param_error,
-                  v->check == CHECK_BITS ? "0" : v->check == CHECK_CLOSE ? "1e-2" : "any");
+                  v->check == CHECK_BITS    ? "0"
+                  : v->check == CHECK_CLOSE ? "1e-2"
+                                            : "any");
     }
     b->step = CHECK_STEPS;
     return !job_failed(&b->job);
