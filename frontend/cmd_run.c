@@ -42,12 +42,12 @@ static bool load_data(Job *j) {
  * compiler knows their values. */
 static bool may_decide_shapes(const Tensor *t) {
     enum { SMALL = 64 };
-    return t->rank == 0 || (t->rank == 1 && !dtype_is_float(t->dtype) && tensor_count(t) <= SMALL);
+    return t->rank <= 1 && tensor_count(t) <= SMALL;
 }
 
-/* The data are read first, for the sake of those and of sizes that are symbols in the model; a fault
- * of the model is still the one that is reported. Sizes given by hand are bound later, so that they
- * can be checked. */
+/* The data are read first, for the sake of those and of sizes that are symbols in the model; a
+ * fault of the model is still the one that is reported. Sizes given by hand are bound later, so
+ * that they can be checked. */
 static bool load_model_with_data(Job *j) {
     VEC(NamedTensor) known = {0}, sized = {0};
     bool data = load_data(j);
@@ -111,7 +111,9 @@ static bool execute(Job *j, const OutputTypes *types) {
     Options options = *j->o;
     if (options.engine == ENGINE_CPU && !sizes_are_known(j->g)) {
         options.engine = ENGINE_REFERENCE;
-        diag_warning(&j->model_diag, "some sizes depend on data: computed by the reference evaluator, which is slow");
+        diag_warning(
+            &j->model_diag,
+            "some sizes depend on data: computed by the reference evaluator, which is slow");
     }
     Engine *e = engine_new(j->g, &options, NULL, &j->model_diag);
     if (!e)

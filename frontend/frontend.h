@@ -14,12 +14,14 @@ typedef struct ImportLimits {
     int64_t max_nodes;     /* default 1,000,000 after inlining */
     int64_t max_heap;      /* default max(256 MiB, 4 x file size) */
     bool sort;             /* accept a model whose nodes are not in topological order */
-    /* Graph inputs whose values are given already: they become constants, not inputs (axes, shapes, k fed at run time). */
+    /* Graph inputs whose values are given already. Integers become constants, not inputs (axes, shapes, k fed at run time);
+     * floats stay inputs, but operands that decide a shape may take their values from here (scales, limits of a range). */
     const NamedTensor *known;
     int nknown;
     /* Graph inputs whose sizes are given already: their symbolic dims take the sizes of these tensors (data are not read). */
     const NamedTensor *sized;
     int nsized;
+    uint64_t noise_seed; /* random nodes draw from it; 0: each draw is its mean */
 } ImportLimits;
 
 /* What of the ONNX file the exporter of trained weights needs again. */

@@ -72,7 +72,10 @@ Value *em_drop_axis(OpCall *c, Value *x, int axis);
 /* The constant that v is, computed if need be from constants and known shapes; NULL if it depends
  * on data or open sizes. */
 const Tensor *em_known(OpCall *c, Value *v);
-/* The same as i64s: count, or -1. At most `cap`; more is a fault. */
+/* The same, or the initial value of a parameter: for floats that are no weights in this place
+ * (scales of a resize, of packed numbers). */
+const Tensor *em_fixed(OpCall *c, Value *v);
+/* The same as em_known as i64s: count, or -1. At most `cap`; more is a fault. */
 int em_known_ints(OpCall *c, Value *v, int64_t *out, int cap);
 /* As far as known; NULL: nothing is. */
 const Partial *em_partial(OpCall *c, const Value *v);

@@ -208,7 +208,7 @@ static const Tensor *known_input(const Import *im, const Onnx__ValueInfoProto *i
 static void import_input(Import *im, const Onnx__ValueInfoProto *info, Scope *s) {
     Builder b = builder_at_end(im->g, graph_source(im->g, info->name, "input"));
     const Tensor *known = known_input(im, info);
-    if (known) {
+    if (known && !dtype_is_float(known->dtype)) {
         Value *v = op_const(&b, known);
         partial_of_node(im, v->def);
         scope_bind(im, s, info->name, v);
@@ -218,8 +218,11 @@ static void import_input(Import *im, const Onnx__ValueInfoProto *info, Scope *s)
     node_set_str(n, AT_NAME, info->name);
     Binding *bound = scope_bind(im, s, info->name, n->out[0]);
     bound->failed = !input_type(im, info, n->out[0]);
-    if (!bound->failed)
-        vec_push(&im->g->inputs, n->out[0]);
+    if (bound->failed)
+        return;
+    vec_push(&im->g->inputs, n->out[0]);
+    if (known) /* an operand of the computation, but readers may look at it */
+        value_evaluated(im, n->out[0], (Tensor *)(uintptr_t)known);
 }
 
 /* ---- functions ---- */

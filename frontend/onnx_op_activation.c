@@ -7,6 +7,10 @@ Value *em_relu(OpCall *c, Value *x) {
     return em_binary(c, OP_MAX, x, em_like(c, x, 0));
 }
 
+Value *em_leaky_relu(OpCall *c, Value *x, double alpha) {
+    return em_where(c, em_binary(c, OP_LT, x, em_like(c, x, 0)), em_scale(c, x, alpha), x);
+}
+
 Value *em_silu(OpCall *c, Value *x, double alpha) {
     return em_binary(c, OP_MUL, x, em_unary(c, OP_SIGMOID, em_scale(c, x, alpha)));
 }
@@ -51,6 +55,40 @@ static Value *log_plus_root(OpCall *c, Value *x, double d) {
     return em_unary(c, OP_LOG, em_binary(c, OP_ADD, x, root));
 }
 
+/* Halves the angle of x = tan a: tan(a/2) = x / (1 + sqrt(1 + x^2)). */
+static Value *half_tan(OpCall *c, Value *x) {
+    Value *one = em_like(c, x, 1),
+          *root = em_unary(c, OP_SQRT, em_binary(c, OP_ADD, em_square(c, x), one));
+    return em_binary(c, OP_DIV, x, em_binary(c, OP_ADD, one, root));
+}
+
+/* arctan of |x| <= 1: the angle is halved twice, then the series up to x^13 (error below 1e-11). */
+static Value *atan_inner(OpCall *c, Value *x) {
+    Value *t = half_tan(c, half_tan(c, x)), *square = em_square(c, t),
+          *sum = em_like(c, x, 1.0 / 13);
+    for (int k = 11; k >= 1; k -= 2)
+        sum = em_binary(c, OP_ADD, em_binary(c, OP_MUL, sum, square),
+                        em_like(c, x, (k % 4 == 3 ? -1.0 : 1.0) / k));
+    return em_scale(c, em_binary(c, OP_MUL, t, sum), 4);
+}
+
+/* Beyond 1, arctan x = sign(x) pi/2 - arctan 1/x. */
+static Value *atan_any(OpCall *c, Value *x) {
+    Value *one = em_like(c, x, 1), *far = em_binary(c, OP_LT, one, em_unary(c, OP_ABS, x)),
+          *inverse = em_unary(c, OP_RECIP, em_where(c, far, x, one)),
+          *t = atan_inner(c, em_where(c, far, inverse, x)),
+          *right = em_scale(c, em_unary(c, OP_SIGN, x), 1.57079632679489661923);
+    return em_where(c, far, em_binary(c, OP_SUB, right, t), t);
+}
+
+/* arcsin x = 2 arctan(x / (1 + sqrt(1 - x^2))) */
+static Value *asin_any(OpCall *c, Value *x) {
+    Value *one = em_like(c, x, 1), *low = em_binary(c, OP_SUB, one, x),
+          *high = em_binary(c, OP_ADD, one, x),
+          *root = em_unary(c, OP_SQRT, em_binary(c, OP_MUL, low, high));
+    return em_scale(c, atan_inner(c, em_binary(c, OP_DIV, x, em_binary(c, OP_ADD, one, root))), 2);
+}
+
 /* Towards 0 by `bias`, and 0 within lambd of it. */
 static Value *shrink(OpCall *c, Value *x, double lambd, double bias) {
     Value *below = em_binary(c, OP_LT, x, em_like(c, x, -lambd)),
@@ -80,8 +118,7 @@ void read_activation(OpCall *c) {
         c->out[0] = em_relu(c, x);
         break;
     case ACT_LEAKY_RELU:
-        c->out[0] = em_where(c, em_binary(c, OP_LT, x, em_like(c, x, 0)),
-                             em_scale(c, x, call_float(c, "alpha", 0.01)), x);
+        c->out[0] = em_leaky_relu(c, x, call_float(c, "alpha", 0.01));
         break;
     case ACT_ELU:
         c->out[0] = em_where(c, positive(c, x), x,
@@ -152,6 +189,15 @@ void read_activation(OpCall *c) {
                               em_binary(c, OP_DIV, em_binary(c, OP_ADD, em_like(c, x, 1), x),
                                         em_binary(c, OP_SUB, em_like(c, x, 1), x))),
                      0.5);
+        break;
+    case ACT_ATAN:
+        c->out[0] = atan_any(c, x);
+        break;
+    case ACT_ASIN:
+        c->out[0] = asin_any(c, x);
+        break;
+    case ACT_ACOS:
+        c->out[0] = em_binary(c, OP_SUB, em_like(c, x, 1.57079632679489661923), asin_any(c, x));
         break;
     case ACT_SHRINK:
         c->out[0] = shrink(c, x, call_float(c, "lambd", 0.5), call_float(c, "bias", 0));

@@ -89,17 +89,30 @@ typedef struct Scores {
     Value *raw, *capped, *biased, *probabilities;
 } Scores;
 
+/* Softmax over the keys; `sink` [1,N,1,1] (or NULL) is the score of a key without value, which only
+ * takes a share. */
+static Value *shares(OpCall *c, Value *scores, Value *sink, bool masked) {
+    if (!sink)
+        return masked ? EM(c, OP_SOFTMAX, &scores, 1, A_INT(AXIS, 3), A_INT(MASKED, 1))
+                      : em_softmax(c, scores, 3);
+    ShapeOf s = {0};
+    shape_add_axes(c, &s, scores, 0, 3);
+    shape_add(c, &s, 1);
+    Value *all[] = {scores, em_spread(c, sink, &s)};
+    Value *p = em_softmax(c, em_concat(c, all, 2, 3), 3);
+    return em_slice(c, p, 3, 0, -1, 1);
+}
+
 /* softmax(q k' scale, soft-capped, + bias) v for [B,N,·,·] operands of equal head counts. */
 static Value *attend(OpCall *c, Value *q, Value *k, Value *v, Value *bias, double scale,
-                     double softcap, Scores *s) {
+                     double softcap, Value *sink, Scores *s) {
     double root = sqrt(scale);
     s->raw = em_matmul(c, em_scale(c, q, root), em_scale(c, k, root), false, true);
     s->capped = s->raw;
     if (softcap > 0)
         s->capped = em_scale(c, em_unary(c, OP_TANH, em_scale(c, s->raw, 1 / softcap)), softcap);
     s->biased = bias ? em_binary(c, OP_ADD, s->capped, bias) : s->capped;
-    s->probabilities = bias ? EM(c, OP_SOFTMAX, &s->biased, 1, A_INT(AXIS, 3), A_INT(MASKED, 1))
-                            : em_softmax(c, s->biased, 3);
+    s->probabilities = shares(c, s->biased, sink, bias != NULL);
     if (bias) { /* a query that sees no key gives 0 even where its scores are not numbers */
         int64_t last = em_rank(c, bias) - 1;
         Value *top = em_reduce(c, OP_REDUCE_MAX, bias, &last, 1, true);
@@ -154,7 +167,7 @@ void read_attention(OpCall *c) {
     double scale = call_attr(c, "scale") ? call_float(c, "scale", 1) : 1 / sqrt((double)q->dims[3]);
     Scores s;
     Value *y = attend(c, q, repeat_heads(c, k, q->dims[1]), repeat_heads(c, v, q->dims[1]), bias,
-                      scale, call_float(c, "softcap", 0), &s);
+                      scale, call_float(c, "softcap", 0), NULL, &s);
     c->out[0] = flat ? merge_heads(c, y) : y;
     Value *more[] = {NULL, k, v, NULL};
     Value *stages[] = {s.raw, s.capped, s.biased, s.probabilities};
@@ -202,7 +215,7 @@ void read_multi_head_attention(OpCall *c) {
     double scale = call_float(c, "scale", 0);
     Scores s;
     Value *y = attend(c, x[0], x[1], x[2], bias,
-                      scale != 0 ? scale : 1 / sqrt((double)x[0]->dims[3]), 0, &s);
+                      scale != 0 ? scale : 1 / sqrt((double)x[0]->dims[3]), 0, NULL, &s);
     Value *out[] = {merge_heads(c, y), x[1], x[2], s.raw};
     for (int i = 0; i < c->nout && i < 4; i++)
         c->out[i] = out[i];
@@ -319,6 +332,13 @@ void read_rotary_microsoft(OpCall *c) {
     c->out[0] = rotary_back(c, em_scale(c, y, call_float(c, "scale", 1)), x);
 }
 
+/* GroupQueryAttention's extra key: a score a head, or 0 with smooth_softmax. */
+static Value *sink_of(OpCall *c, Value *given, Value *q) {
+    if (given)
+        return em_reshape(c, em_cast(c, given, q->dtype), 4, (int64_t[]){1, q->dims[1], 1, 1});
+    return call_int(c, "smooth_softmax", 0) > 0 ? em_like(c, q, 0) : NULL;
+}
+
 /* com.microsoft.GroupQueryAttention: causal; q, k, v apart or packed in q; past; rotary from the
  * cache. */
 void read_group_query_attention(OpCall *c) {
@@ -328,8 +348,11 @@ void read_group_query_attention(OpCall *c) {
         in[i] = c->in[i];
     if (em_rank(c, in[0]) != 3 || in[0]->dims[2] < 0 || heads < 1 || kv < 1 || heads % kv)
         call_fail(c, "query must be [B,S,hidden] and num_heads a multiple of kv_num_heads");
-    if (in[11] || call_int(c, "smooth_softmax", 0) || call_int(c, "local_window_size", -1) > 0)
-        call_fail(c, "head sinks, smooth softmax and local windows are not supported");
+    for (int i = 12; i < c->nin; i++)
+        if (c->in[i])
+            call_fail(c, "operand %d (quantised caches, norms of q and k) is not supported", i);
+    if (!call_int(c, "causal", 1) || call_int(c, "qk_output", 0))
+        call_fail(c, "causal = 0 and qk_output are not supported");
     for (int i = 0; i < 3; i++)
         x[i] = in[i];
     if (!in[1]) {
@@ -359,12 +382,65 @@ void read_group_query_attention(OpCall *c) {
             x[i] = em_concat(c, (Value *[]){in[2 + i], x[i]}, 2, 2);
     Value *bias =
         add_optional(c, additive(c, causal_mask(c, x[0], x[1], offset), x[0]->dtype), in[10]);
+    int64_t window = call_int(c, "local_window_size", -1); /* itself and those behind it */
+    if (window > 0)
+        bias = add_optional(
+            c, bias, additive(c, window_mask(c, x[0], x[1], offset, window - 1, -1), x[0]->dtype));
     double scale = call_float(c, "scale", 0);
     Scores s;
     Value *y = attend(c, x[0], repeat_heads(c, x[1], heads), repeat_heads(c, x[2], heads), bias,
                       scale != 0 ? scale : 1 / sqrt((double)x[0]->dims[3]),
-                      call_float(c, "softcap", 0), &s);
+                      call_float(c, "softcap", 0), sink_of(c, in[11], x[0]), &s);
     Value *out[] = {merge_heads(c, y), x[1], x[2]};
     for (int i = 0; i < c->nout && i < 3; i++)
         c->out[i] = out[i];
+}
+
+/* com.microsoft.Attention: x [B,S,D], weights [D,3*N*H], bias, mask of keys [B,L], past
+ * [2,B,N,P,H], bias of scores. */
+void read_attention_microsoft(OpCall *c) {
+    Value *in[7] = {NULL}, *x[3], *past[2] = {NULL};
+    for (int i = 0; i < c->nin; i++)
+        in[i] = c->in[i];
+    int64_t heads = call_int(c, "num_heads", 0), at = 0, n[3];
+    const int64_t *given;
+    int sizes = call_ints(c, "qkv_hidden_sizes", &given);
+    if (em_rank(c, in[0]) != 3 || em_rank(c, in[1]) != 2 || in[1]->dims[1] < 3)
+        call_fail(c, "expected x [B,S,D] and weights [D,3*N*H]");
+    if (sizes > 0 && sizes != 3)
+        call_fail(c, "qkv_hidden_sizes has %d entries; expected 3", sizes);
+    if (call_int(c, "do_rotary", 0) || call_int(c, "past_present_share_buffer", 0))
+        call_fail(c, "do_rotary and past_present_share_buffer are not supported");
+    Value *all = em_matmul(c, in[0], in[1], false, false);
+    all = in[2] ? em_binary(c, OP_ADD, all, in[2]) : all;
+    for (int i = 0; i < 3; at += n[i++]) {
+        n[i] = sizes > 0 ? given[i] : in[1]->dims[1] / 3;
+        x[i] = split_heads(c, em_slice(c, all, 2, at, at + n[i], 1), heads);
+    }
+    if (in[4] && em_rank(c, in[4]) != 5)
+        call_fail(c, "past must be [2,B,N,P,H], found %s", call_value_text(c, in[4]));
+    for (int i = 0; in[4] && i < 2; i++)
+        past[i] = em_drop_axis(c, em_slice(c, in[4], 0, i, i + 1, 1), 0);
+    Value *offset = past[0] ? em_size0(c, past[0], 2) : NULL;
+    for (int i = 0; i < 2; i++)
+        if (past[i])
+            x[1 + i] = em_concat(c, (Value *[]){past[i], x[1 + i]}, 2, 2);
+    Value *bias = in[5];
+    if (in[3]) { /* 0 hides a key */
+        if (em_rank(c, in[3]) != 2)
+            call_fail(c, "mask_index must be [B,L], found %s", call_value_text(c, in[3]));
+        Value *seen = em_insert_axis(c, em_insert_axis(c, em_cast(c, in[3], DT_BOOL), 1), 1);
+        Value *hidden = em_f(c, x[0]->dtype, call_float(c, "mask_filter_value", -10000));
+        bias = add_optional(c, bias, em_where(c, seen, em_like(c, hidden, 0), hidden));
+    }
+    if (call_int(c, "unidirectional", 0))
+        bias = add_optional(c, bias, additive(c, causal_mask(c, x[0], x[1], offset), x[0]->dtype));
+    double scale = call_float(c, "scale", 0);
+    Scores s;
+    c->out[0] =
+        merge_heads(c, attend(c, x[0], x[1], x[2], bias,
+                              scale != 0 ? scale : 1 / sqrt((double)x[0]->dims[3]), 0, NULL, &s));
+    if (c->nout > 1 && c->wanted[1])
+        c->out[1] =
+            em_concat(c, (Value *[]){em_insert_axis(c, x[1], 0), em_insert_axis(c, x[2], 0)}, 2, 0);
 }

@@ -156,3 +156,20 @@ void read_concat_from_sequence(OpCall *c) {
         parts[i] = stack ? em_insert_axis(c, s->at[i], axis) : s->at[i];
     c->out[0] = em_concat(c, parts, s->n, axis);
 }
+
+/* Optionals are decided here too: full, they are their element; empty, they are nothing. */
+void read_optional(OpCall *c) {
+    if (!c->nin)
+        call_fail(c, "an empty optional has no use here; leave the value away");
+    c->out[0] = c->in[0];
+    c->out_seq[0] = c->seq[0];
+}
+
+void read_optional_get(OpCall *c) {
+    c->out[0] = c->in[0];
+    c->out_seq[0] = c->seq[0];
+}
+
+void read_optional_has(OpCall *c) {
+    c->out[0] = em_i(c, DT_BOOL, c->nin && (c->in[0] || c->seq[0]));
+}

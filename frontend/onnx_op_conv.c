@@ -219,11 +219,45 @@ static Value *lp_pool(OpCall *c, Value *u, const int64_t *axes, int n) {
     return p == 1 ? u : em_binary(c, OP_POW, u, em_like(c, u, 1.0 / (double)p));
 }
 
+/* Where the maximum of each window of u lies in x, counted over all of x: the window's first place
+ * plus the place in the window. Spatial axes count in row-major order, or reversed. */
+static Value *pool_indices(OpCall *c, Value *x, Value *u, const Window *w) {
+    if (!value_known(x) || !value_known(u))
+        call_fail(c, "the indices of a pooling need known sizes, found %s", call_value_text(c, x));
+    int64_t step[MAX_SPATIAL], area = 1, kernel = 1, dims[MAX_RANK];
+    bool column = call_int(c, "storage_order", 0) != 0;
+    for (int i = 0; i < w->n; i++) {
+        int axis = column ? i : w->n - 1 - i;
+        step[axis] = area;
+        area *= x->dims[2 + axis];
+        kernel *= w->kernel[i];
+    }
+    Tensor *inside = tensor_new(&c->im->g->arena, DT_I64, 1, &kernel);
+    for (int64_t k = 0; k < kernel; k++) {
+        int64_t at = 0, rest = k;
+        for (int i = w->n - 1; i >= 0; rest /= w->kernel[i--])
+            at += rest % w->kernel[i] * w->dilations[i] * step[i];
+        tensor_set_i(inside, k, at);
+    }
+    memcpy(dims, u->dims, 2 * sizeof *dims);
+    dims[2] = kernel;
+    memcpy(dims + 3, u->dims + 2 + w->n, sizeof *dims * (size_t)w->n);
+    Value *best = em_reshape(c, u, 3 + w->n, dims);
+    best = EM(c, OP_ARGMAX, &best, 1, A_INT(AXIS, 2), A_INT(KEEPDIMS, 0), A_INT(LARGEST, 1));
+    memmove(dims + 2, dims + 3, sizeof *dims * (size_t)w->n);
+    Tensor *first = tensor_new(&c->im->g->arena, DT_I64, 2 + w->n, dims);
+    for (int64_t k = 0; k < tensor_count(first); k++) {
+        int64_t at = 0, rest = k;
+        for (int i = w->n - 1; i >= 0; rest /= dims[2 + i--])
+            at += (rest % dims[2 + i] * w->strides[i] - w->pads[i]) * step[i];
+        tensor_set_i(first, k, at + rest * area); /* rest: which image and channel */
+    }
+    return em_binary(c, OP_ADD, em_const(c, first), em_gather(c, em_const(c, inside), best, 0));
+}
+
 void read_pool(OpCall *c) {
     Value *x = c->in[0];
     Window w = {0};
-    if (c->nout > 1 && c->wanted[1])
-        call_fail(c, "the indices of a pooling are not supported");
     window_read(c, x, &w, NULL);
     if (!call_attr(c, "kernel_shape"))
         call_fail(c, "attribute \"kernel_shape\" is missing");
@@ -236,7 +270,10 @@ void read_pool(OpCall *c) {
         kernel *= w.kernel[i];
     }
     if (c->row->arg == POOL_MAX) {
-        c->out[0] = em_reduce(c, OP_REDUCE_MAX, unfold(c, x, &padded, -INFINITY), axes, w.n, false);
+        Value *u = unfold(c, x, &padded, -INFINITY);
+        c->out[0] = em_reduce(c, OP_REDUCE_MAX, u, axes, w.n, false);
+        if (c->nout > 1 && c->wanted[1])
+            c->out[1] = pool_indices(c, x, u, &padded);
         return;
     }
     if (c->row->arg == POOL_LP) {
@@ -290,6 +327,8 @@ typedef struct Resize {
     const char *mode, *transform, *nearest;
     double cubic;
     bool exclude_outside, antialias;
+    double start, end,
+        outside; /* tf_crop_and_resize: this axis's part of the input, and what lies outside it */
 } Resize;
 
 /* Where output position i reads in the input. */
@@ -307,6 +346,9 @@ static double source_position(OpCall *c, const Resize *r, double i, double in, d
         return out > 1 ? i * (in - 1) / (in * scale - 1) : 0;
     if (!strcmp(r->transform, "asymmetric"))
         return i / scale;
+    if (!strcmp(r->transform, "tf_crop_and_resize"))
+        return out > 1 ? (r->start + i * (r->end - r->start) / (out - 1)) * (in - 1)
+                       : 0.5 * (r->start + r->end) * (in - 1);
     call_fail(c, "coordinate_transformation_mode \"%s\" is not supported",
               diag_safe(c->im->d, r->transform));
 }
@@ -409,6 +451,34 @@ static double common_scale(OpCall *c, Value *x, const char *policy, const int64_
     return scale;
 }
 
+/* tf_crop_and_resize: what is read outside the input is one value. */
+static Value *outside_value(OpCall *c, const Resize *r, Value *y, int axis, int64_t in, int64_t out,
+                            double scale) {
+    Tensor *is_out = tensor_new(&c->im->g->arena, DT_BOOL, 1, &out);
+    int64_t dims[MAX_RANK] = {out};
+    bool any = false;
+    for (int64_t i = 0; i < out; i++) {
+        double at = source_position(c, r, (double)i, (double)in, (double)out, scale);
+        tensor_set_i(is_out, i, at < 0 || at > (double)(in - 1));
+        any |= at < 0 || at > (double)(in - 1);
+    }
+    for (int i = 1; i < y->rank - axis; i++)
+        dims[i] = 1;
+    return any ? em_where(c, em_reshape(c, em_const(c, is_out), y->rank - axis, dims),
+                          em_like(c, y, r->outside), y)
+               : y;
+}
+
+/* The part of each axis that tf_crop_and_resize reads: starts, then ends. */
+static const Tensor *resize_crop(OpCall *c, const Resize *r, int n) {
+    if (strcmp(r->transform, "tf_crop_and_resize") != 0)
+        return NULL;
+    const Tensor *roi = c->nin > 1 && c->in[1] ? em_fixed(c, c->in[1]) : NULL;
+    if (!roi || tensor_count(roi) != 2 * n)
+        call_fail(c, "roi must be %d constants", 2 * n);
+    return roi;
+}
+
 void read_resize(OpCall *c) {
     Value *x = c->in[0];
     int rank = em_rank(c, x);
@@ -418,7 +488,8 @@ void read_resize(OpCall *c) {
                 call_string(c, "nearest_mode", c->opset < 11 ? "floor" : "round_prefer_floor"),
                 call_float(c, "cubic_coeff_a", -0.75),
                 call_int(c, "exclude_outside", 0) != 0,
-                call_int(c, "antialias", 0) != 0};
+                call_int(c, "antialias", 0) != 0,
+                .outside = call_float(c, "extrapolation_value", 0)};
     if (strcmp(r.mode, "nearest") != 0 && strcmp(r.mode, "linear") != 0 &&
         strcmp(r.mode, "cubic") != 0)
         call_fail(c, "mode \"%s\" is unknown", diag_safe(c->im->d, r.mode));
@@ -430,18 +501,23 @@ void read_resize(OpCall *c) {
         axes[i] = i;
     n = n < 0 ? rank : n;
     const Tensor *scales =
-        c->nin > at_scales && c->in[at_scales] ? em_known(c, c->in[at_scales]) : NULL;
+        c->nin > at_scales && c->in[at_scales] ? em_fixed(c, c->in[at_scales]) : NULL;
     bool by_scale = scales && tensor_count(scales) > 0;
     if (by_scale ? tensor_count(scales) != n
                  : c->nin < 4 || !c->in[3] || em_known_ints(c, c->in[3], sizes, MAX_RANK) != n)
         call_fail(c, "scales or sizes must be %d constants", n);
+    const Tensor *crop = resize_crop(c, &r, n);
     double common = by_scale ? 0 : common_scale(c, x, aspect, axes, sizes, n);
     for (int i = 0; i < n; i++) {
         int axis = (int)axes[i];
         int64_t in = x->dims[axis];
         double scale = by_scale ? tensor_get_f(scales, i) : 1;
-        if (by_scale && scale == 1)
+        if (by_scale && scale == 1 && !crop)
             continue;
+        if (crop) {
+            r.start = tensor_get_f(crop, i);
+            r.end = tensor_get_f(crop, n + i);
+        }
         if (in < 0)
             call_fail(c, "the size of axis %d must be known", axis);
         int64_t out = by_scale ? (int64_t)floor((double)in * scale) : sizes[i];
@@ -449,8 +525,10 @@ void read_resize(OpCall *c) {
             out = (int64_t)round(common * (double)in);
         if (!by_scale)
             scale = common > 0 ? common : (double)out / (double)in;
-        if (out != in || by_scale)
+        if (out != in || by_scale || crop)
             x = resize_axis(c, &r, x, axis, out, scale);
+        if (crop)
+            x = outside_value(c, &r, x, axis, in, out, scale);
     }
     c->out[0] = x;
 }

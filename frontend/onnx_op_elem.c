@@ -73,15 +73,12 @@ void read_identity(OpCall *c) {
     c->out_seq[0] = c->seq[0];
 }
 
-/* An inference graph drops nothing; a training one only at ratio 0, since this compiler draws no
- * random numbers. */
+/* Nothing is dropped: random nodes are off, and dropout's mean is its input. */
 void read_dropout(OpCall *c) {
     bool training = c->opset < 7 && !call_int(c, "is_test", 0);
     if (c->nin > 2 && c->in[2]) {
         const Tensor *t = em_known(c, c->in[2]);
-        if (!t)
-            call_fail(c, "training_mode depends on data; it must be constant");
-        training = tensor_count(t) == 1 && tensor_get_i(t, 0);
+        training = !t || (tensor_count(t) == 1 && tensor_get_i(t, 0));
     }
     double ratio = call_float(c, "ratio", 0.5);
     if (c->nin > 1 && c->in[1]) {
@@ -89,9 +86,8 @@ void read_dropout(OpCall *c) {
         ratio = t && tensor_count(t) == 1 ? tensor_get_f(t, 0) : 0.5;
     }
     if (training && ratio != 0)
-        call_fail(c, "dropout in training mode draws random numbers, which is not supported; "
-                     "export the model in "
-                     "evaluation mode");
+        diag_note(c->im->d, "node \"%s\" (Dropout) is in training mode; nothing is dropped here",
+                  diag_safe(c->im->d, node_label(c->node)));
     c->out[0] = c->in[0];
     if (c->nout > 1 && c->wanted[1]) {
         ShapeOf s = {0};

@@ -174,6 +174,29 @@ void read_gemm(OpCall *c) {
     c->out[0] = y;
 }
 
+/* com.microsoft.FusedGemm: an activation over Gemm. */
+void read_fused_gemm(OpCall *c) {
+    read_gemm(c);
+    Value *y = c->out[0];
+    const char *act = call_string(c, "activation", "");
+    if (!strcmp(act, "Relu"))
+        y = em_relu(c, y);
+    else if (!strcmp(act, "LeakyRelu"))
+        y = em_leaky_relu(c, y, call_float(c, "activation_alpha", 0.01));
+    else if (!strcmp(act, "Sigmoid"))
+        y = em_unary(c, OP_SIGMOID, y);
+    else if (!strcmp(act, "Tanh"))
+        y = em_unary(c, OP_TANH, y);
+    else if (!strcmp(act, "Softplus"))
+        y = em_unary(c, OP_SOFTPLUS, y);
+    else if (*act)
+        call_fail(c,
+                  "activation \"%s\" is not supported; expected Relu, LeakyRelu, Sigmoid, Tanh "
+                  "or Softplus",
+                  diag_safe(c->im->d, act));
+    c->out[0] = y;
+}
+
 void read_fused_matmul(OpCall *c) {
     if (call_int(c, "transBatchA", 0) || call_int(c, "transBatchB", 0))
         call_fail(c, "transBatchA and transBatchB are not supported");

@@ -249,6 +249,12 @@ void partial_of_node(Import *im, const Node *n) {
 
 /* ---- values known while importing ---- */
 
+void value_evaluated(Import *im, const Value *v, Tensor *t) {
+    while (im->evaluated.n <= v->id)
+        vec_push(&im->evaluated, NULL);
+    im->evaluated.at[v->id] = t;
+}
+
 /* Evaluates the constants behind v, each once; NULL if data or open sizes are needed. */
 static Tensor *evaluate(OpCall *c, Value *v, int depth) {
     Import *im = c->im;
@@ -283,11 +289,8 @@ static Tensor *evaluate(OpCall *c, Value *v, int depth) {
         free(values);
         diag_free(&quiet);
     }
-    if (t) {
-        while (im->evaluated.n <= v->id)
-            vec_push(&im->evaluated, NULL);
-        im->evaluated.at[v->id] = t;
-    }
+    if (t)
+        value_evaluated(im, v, t);
     return t;
 }
 
@@ -306,6 +309,11 @@ const Tensor *em_known(OpCall *c, Value *v) {
     for (int i = 0; i < p->n; i++)
         tensor_set_i(t, i, p->at[i].v);
     return t;
+}
+
+const Tensor *em_fixed(OpCall *c, Value *v) {
+    const Attr *init = value_is_param(v) ? node_attr(v->def, AT_VALUE) : NULL;
+    return init ? init->t : em_known(c, v);
 }
 
 int em_known_ints(OpCall *c, Value *v, int64_t *out, int cap) {

@@ -101,6 +101,9 @@ const OpRow op_rows[] = {
     ACT("Atanh", 9, ACT_ATANH, ""),
     ACT("Shrink", 9, ACT_SHRINK, "bias:float lambd:float"),
     ACT("Sinh", 9, ACT_SINH, ""),
+    ACT("Atan", 7, ACT_ATAN, ""),
+    ACT("Asin", 7, ACT_ASIN, ""),
+    ACT("Acos", 7, ACT_ACOS, ""),
     ACT("Cosh", 9, ACT_COSH, ""),
     ONNX("PRelu", 7, 2, 2, 1, 1, read_prelu, 0, ""),
     MS("Gelu", 1, 1, 1, 1, read_activation, ACT_GELU, ""),
@@ -152,6 +155,11 @@ const OpRow op_rows[] = {
     ONNX("TensorScatter", 24, 2, 3, 1, 1, read_tensor_scatter, 0, "axis:int mode:string"),
     ONNX("ReverseSequence", 10, 2, 2, 1, 1, read_reverse_sequence, 0, "batch_axis:int time_axis:int"),
     ONNX("Compress", 9, 2, 2, 1, 1, read_compress, 0, "axis:int"),
+    /* random numbers */
+    ONNX("RandomNormal", 1, 0, 0, 1, 1, read_random, 1, "dtype:int mean:float scale:float seed:float shape:ints!"),
+    ONNX("RandomUniform", 1, 0, 0, 1, 1, read_random, 0, "dtype:int low:float high:float seed:float shape:ints!"),
+    ONNX("RandomNormalLike", 1, 1, 1, 1, 1, read_random, 1, "dtype:int mean:float scale:float seed:float"),
+    ONNX("RandomUniformLike", 1, 1, 1, 1, 1, read_random, 0, "dtype:int low:float high:float seed:float"),
     /* reductions and products */
     {"", "ReduceSum", 1, 12, 1, 1, 1, 1, read_reduce, RED_SUM, "axes:ints keepdims:int"},
     ONNX("ReduceSum", 13, 1, 2, 1, 1, read_reduce, RED_SUM, "keepdims:int noop_with_empty_axes:int"),
@@ -172,6 +180,9 @@ const OpRow op_rows[] = {
     ONNX("Gemm", 7, 2, 3, 1, 1, read_gemm, 0, "alpha:float beta:float transA:int transB:int"),
     MS("FusedMatMul", 2, 2, 1, 1, read_fused_matmul, 0,
        "alpha:float transA:int transB:int transBatchA:int transBatchB:int"),
+    MS("FusedGemm", 2, 3, 1, 1, read_fused_gemm, 0,
+       "activation:string activation_alpha:float activation_beta:float activation_gamma:float alpha:float beta:float "
+       "transA:int transB:int"),
     ONNX("Einsum", 12, 1, -1, 1, 1, read_einsum, 0, "equation:string!"),
     ONNX("NegativeLogLikelihoodLoss", 12, 2, 3, 1, 1, read_nll_loss, 0, "ignore_index:int reduction:string"),
     ONNX("SoftmaxCrossEntropyLoss", 12, 2, 3, 1, 2, read_softmax_loss, 0, "ignore_index:int reduction:string"),
@@ -206,6 +217,15 @@ const OpRow op_rows[] = {
     /* quantised tensors, forward */
     ONNX("DequantizeLinear", 10, 2, 3, 1, 1, read_dequantize, 0, "axis:int block_size:int output_dtype:int"),
     ONNX("QuantizeLinear", 10, 2, 3, 1, 1, read_quantize, 0, "axis:int block_size:int output_dtype:int precision:int saturate:int"),
+    {"com.microsoft", "DequantizeLinear", 1, 1, 2, 3, 1, 1, read_dequantize, 0, "axis:int block_size:int"},
+    {"com.microsoft", "QuantizeLinear", 1, 1, 2, 3, 1, 1, read_quantize, 0, "axis:int block_size:int"},
+    ONNX("DynamicQuantizeLinear", 11, 1, 1, 1, 3, read_dynamic_quantize, 0, ""),
+    ONNX("MatMulInteger", 10, 2, 4, 1, 1, read_matmul_integer, 0, ""),
+    ONNX("QLinearMatMul", 10, 8, 8, 1, 1, read_qlinear_matmul, 0, ""),
+    MS("MatMulNBits", 3, 6, 1, 1, read_matmul_nbits, 0,
+       "K:int! N:int! accuracy_level:int bits:int block_size:int! weight_prepacked:int"),
+    MS("GatherBlockQuantized", 3, 4, 1, 1, read_gather_block_quantized, 0,
+       "bits:int block_size:int gather_axis:int quantize_axis:int"),
     /* attention */
     ONNX("Attention", 23, 3, 7, 1, 4, read_attention, 0,
          "is_causal:int kv_num_heads:int q_num_heads:int qk_matmul_output_mode:int scale:float softcap:float "
@@ -215,13 +235,22 @@ const OpRow op_rows[] = {
        "interleaved:int is_packed_batching:int num_heads:int rotary_embedding_dim:int scale:float"),
     MS("MultiHeadAttention", 1, 8, 1, 4, read_multi_head_attention, 0,
        "num_heads:int! mask_filter_value:float scale:float unidirectional:int"),
-    MS("GroupQueryAttention", 1, 12, 1, 3, read_group_query_attention, 0,
+    MS("GroupQueryAttention", 1, 17, 1, 4, read_group_query_attention, 0,
        "num_heads:int! kv_num_heads:int! do_rotary:int rotary_interleaved:int scale:float softcap:float "
-       "local_window_size:int smooth_softmax:int"),
+       "local_window_size:int smooth_softmax:int causal:int sliding_window_cache:int qk_output:int qk_norm_epsilon:float "
+       "q_norm_epsilon:float k_norm_epsilon:float k_quant_type:string v_quant_type:string kv_cache_bit_width:int"),
+    MS("Attention", 2, 7, 1, 2, read_attention_microsoft, 0,
+       "num_heads:int! unidirectional:int scale:float mask_filter_value:float do_rotary:int rotary_embedding_dim:int "
+       "past_present_share_buffer:int qkv_hidden_sizes:ints"),
     /* mixture of experts */
     MS("MoE", 3, 8, 1, 1, read_moe, 0,
        "activation_type:string k:int normalize_routing_weights:int use_sparse_mixer:int swiglu_fusion:int "
-       "swiglu_limit:float activation_alpha:float activation_beta:float"),
+       "swiglu_limit:float swiglu_limit_after_activation:int activation_alpha:float activation_beta:float"),
+    MS("QMoE", 7, 21, 1, 1, read_qmoe, 0,
+       "activation_type:string k:int normalize_routing_weights:int use_sparse_mixer:int swiglu_fusion:int "
+       "swiglu_limit:float swiglu_limit_after_activation:int activation_alpha:float activation_beta:float "
+       "expert_weight_bits:int fc1_expert_weight_bits:int fc2_expert_weight_bits:int fc3_expert_weight_bits:int "
+       "block_size:int quant_type:string weights_prepacked:int accuracy_level:int"),
     /* control flow and sequences */
     ONNX("If", 1, 1, 1, 1, -1, read_if, 0, "then_branch:graph! else_branch:graph!"),
     ONNX("Loop", 1, 0, -1, 1, -1, read_loop, 0, "body:graph!"),
@@ -235,6 +264,9 @@ const OpRow op_rows[] = {
     ONNX("SequenceConstruct", 11, 1, -1, 1, 1, read_sequence_construct, 0, ""),
     ONNX("SequenceAt", 11, 2, 2, 1, 1, read_sequence_at, 0, ""),
     ONNX("SequenceLength", 11, 1, 1, 1, 1, read_sequence_length, 0, ""),
+    ONNX("Optional", 15, 0, 1, 1, 1, read_optional, 0, "type:type"),
+    ONNX("OptionalGetElement", 15, 1, 1, 1, 1, read_optional_get, 0, ""),
+    ONNX("OptionalHasElement", 15, 0, 1, 1, 1, read_optional_has, 0, ""),
     ONNX("SequenceInsert", 11, 2, 3, 1, 1, read_sequence_insert, 0, ""),
     ONNX("ConcatFromSequence", 11, 1, 1, 1, 1, read_concat_from_sequence, 0, "axis:int! new_axis:int"),
     /* ai.onnx.preview.training */
