@@ -111,11 +111,14 @@ void lower_dispatch(Lower *L, int kernel, Node *n) {
     kern_drop(&d.K);
 }
 
-/* ---- segment_sum: a task sums a tile of columns of one expert ---- */
+/* ---- segment_sum: a task sums a tile of columns of one expert, each a chain of additions, which
+ * f32 would make inexact ---- */
 
 static void segment_columns(Kern *K, int64_t width, int64_t tile, int v, int64_t skip_v, int y,
                             int64_t skip_y, LVal lo_row, LVal hi_row, LVal e, LVal part, LType t) {
     LoopProgram *p = K->p;
+    bool wide = t == LT_F32;
+    t = wide ? LT_F64 : t;
     LVal zero = lp_const_i(p, 0), none = ex_emit(K, ex_zero(K, t));
     LVal lo = lp_2(p, L_MUL, part, lp_const_i(p, tile));
     LVal n =
@@ -129,13 +132,16 @@ static void segment_columns(Kern *K, int64_t width, int64_t tile, int v, int64_t
     LVal line = lp_2(p, L_ADD, lp_2(p, L_MUL, r, lp_const_i(p, width)),
                      lp_2(p, L_ADD, lo, lp_const_i(p, skip_v)));
     j = lp_loop(p, LOOP_VECTOR, zero, n);
-    lp_store(p, acc, j, lp_2(p, L_ADD, lp_load(p, acc, j), lp_load(p, v, lp_2(p, L_ADD, line, j))));
+    LVal x = lp_load(p, v, lp_2(p, L_ADD, line, j));
+    x = wide ? lp_1(p, L_TO_F64, x) : x;
+    lp_store(p, acc, j, lp_2(p, L_ADD, lp_load(p, acc, j), x));
     lp_end(p);
     lp_end(p);
     LVal to = lp_2(p, L_ADD, lp_2(p, L_MUL, e, lp_const_i(p, width)),
                    lp_2(p, L_ADD, lo, lp_const_i(p, skip_y)));
     j = lp_loop(p, LOOP_VECTOR, zero, n);
-    lp_store(p, y, lp_2(p, L_ADD, to, j), lp_load(p, acc, j));
+    LVal sum = lp_load(p, acc, j);
+    lp_store(p, y, lp_2(p, L_ADD, to, j), wide ? lp_1(p, L_TO_F32, sum) : sum);
     lp_end(p);
 }
 

@@ -127,8 +127,17 @@ static DType scratch_type(LType t) {
     return t == LT_F32 ? DT_F32 : t == LT_F64 ? DT_F64 : t == LT_BOOL ? DT_BOOL : DT_I64;
 }
 
+/* What is accumulated in. Each column of a tile is one chain of additions, as long as the sum: in
+ * f32 a bias's gradient would lose a digit in a few thousand rows. Sums in the innermost group are
+ * many short chains, one a vector lane. */
+static LType sum_type(const Reduction *r, LType t) {
+    bool chains = r->op == OP_REDUCE_SUM && r->n && !r->reduced[r->n - 1];
+    return chains && t == LT_F32 ? LT_F64 : t;
+}
+
 int64_t reduce_scratch(const Reduction *r, LType t) {
     Shape s = shape_of(r);
+    t = sum_type(r, t);
     return s.parts > 1 ? s.parts * s.rows * s.columns * dtype_bytes(scratch_type(t)) : 0;
 }
 
@@ -168,7 +177,8 @@ static void emit_leaves(Emit *e) {
     for (int i = 0; i < r->n; i++)
         index_push(&at, r->size[i], e->group[i] ? e->group[i] : digit[kept++]);
     e->value = r->element(K, &at, r->ctx);
-    e->t = ex_node(K, e->value)->t;
+    e->t = sum_type(r, ex_node(K, e->value)->t);
+    e->value = ex_cast(K, e->value, e->t);
 }
 
 static void open_loop(Emit *e, LoopKind kind, int group, LVal lo, LVal hi) {
@@ -201,6 +211,8 @@ static void store_result(Emit *e, LVal i, LVal v) {
         i = lp_2(p, L_ADD, lp_2(p, L_MUL, e->part, lp_const_i(p, e->s.rows * e->s.columns)), i);
     else
         i = lp_2(p, L_ADD, i, lp_const_i(p, e->skip));
+    if (e->s.parts == 1 && value_ltype(e->r->result) == LT_F32 && e->t == LT_F64)
+        v = lp_1(p, L_TO_F32, v);
     lp_store(p, e->out, i, v);
 }
 
