@@ -35,12 +35,14 @@ static LLVMValueRef power_of_two(LlvmIr *x, LLVMValueRef k) {
 /* exp(v) = 2^n exp(r), n = round(v / ln 2), |r| <= ln(2)/2, with the minimax polynomial of Cephes.
  * Adding 1.5*2^23 rounds to the nearest integer and leaves it in the low bits; no conversion that
  * could see a NaN. 2^n is applied in two halves so that results down to the denormals round once
- * and overflow gives inf. The comparisons keep NaN. */
+ * and overflow gives inf. What is 0 whatever it is exactly (masked scores) is chosen, not computed:
+ * a product that underflows costs a hundred cycles. The comparisons keep NaN. */
 LLVMValueRef math_exp_f32(LlvmIr *x, LLVMValueRef v) {
     static const double c[] = {1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3,
                                4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1};
     const double magic = 12582912.0;
-    v = SELECT(FCMP(OLT, v, F(-104)), F(-104), v);
+    LLVMValueRef none = FCMP(OLT, v, F(-104));
+    v = SELECT(none, F(0), v);
     v = SELECT(FCMP(OGT, v, F(89)), F(89), v);
     LLVMValueRef t = FMA(v, F(1.44269504088896341), F(magic));
     LLVMValueRef n = FSUB(t, F(magic));
@@ -51,7 +53,7 @@ LLVMValueRef math_exp_f32(LlvmIr *x, LLVMValueRef v) {
     LLVMValueRef k = ISUB(BITS(t), I(0x4B400000));
     LLVMValueRef half = LLVMBuildAShr(x->b, k, I(1), "");
     p = FMUL(p, power_of_two(x, half));
-    return FMUL(p, power_of_two(x, ISUB(k, half)));
+    return SELECT(none, F(0), FMUL(p, power_of_two(x, ISUB(k, half))));
 }
 
 /* log(v) = k ln 2 + log(m), m in [sqrt(1/2), sqrt(2)), by the series in s = f/(2+f), f = m-1, of

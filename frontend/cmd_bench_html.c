@@ -7,7 +7,7 @@
 
 #include "frontend/cmd_bench.h"
 
-enum { WIDTH = 720, SHOWN = 60 };
+enum { WIDTH = 480, SHOWN = 60 };
 
 static const char *const colours[] = {"#1b6ca8", "#c8553d", "#3c8d53", "#8a5aa8",
                                       "#c99a1a", "#4b5563", "#b0417a", "#2a9d9d"};
@@ -40,7 +40,8 @@ static void put_head(const Bench *b, FILE *f) {
           "h1{font-size:1.5rem;margin:.5rem "
           "0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:2rem 0 .5rem}\n"
           "p{margin:.5rem 0}.note{color:#52606d;font-size:.9rem}\n"
-          "svg{width:100%;height:auto;display:block}svg text{font:12px system-ui,sans-serif;"
+          "svg{width:100%;max-width:44rem;height:auto;display:block;margin:.5rem 0 1rem}svg "
+          "text{font:12px system-ui,sans-serif;"
           "fill:#1f2933}svg .dim{fill:#52606d}\n"
           ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;"
           "font-variant-numeric:tabular-nums}\n"
@@ -97,7 +98,7 @@ static void put_summary(const Bench *b, FILE *f) {
 
 /* ---- roofline ---- */
 
-enum { R_LEFT = 52, R_TOP = 14, R_W = WIDTH - 76, R_H = 300 };
+enum { R_LEFT = 62, R_TOP = 14, R_W = WIDTH - 80, R_H = 270 };
 
 typedef struct Axes {
     double x0, x1, y0, y1; /* powers of ten: flops a byte, flops a second */
@@ -210,7 +211,7 @@ static void put_dots(const KernelRows *k, const FamilyRows *rows, const Axes *a,
 static void put_legend(const FamilyRows *rows, FILE *f) {
     int n = rows->n < COUNT_OF(colours) ? rows->n : COUNT_OF(colours);
     for (int i = 0; i < n; i++) {
-        int x = R_LEFT + (i % 4) * (R_W / 4), y = R_TOP + R_H + 56 + (i / 4) * 20;
+        int x = R_LEFT + (i % 3) * (R_W / 3), y = R_TOP + R_H + 56 + (i / 3) * 18;
         fprintf(f, "<circle cx=\"%d\" cy=\"%d\" r=\"5\" fill=\"%s\"/><text x=\"%d\" y=\"%d\">",
                 x + 5, y - 4, colour_of(i), x + 16, y);
         put_escaped(f, rows->at[i].name);
@@ -228,7 +229,7 @@ static void put_roofline(const Bench *b, FILE *f) {
           "same run; dots above it had their data in the caches.</p>\n",
           f);
     fprintf(f, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"roofline\">\n", WIDTH,
-            R_TOP + R_H + 86);
+            R_TOP + R_H + 100);
     put_grid(&a, f);
     put_roof(b, &a, f);
     put_dots(k, &rows, &a, f);
@@ -239,7 +240,7 @@ static void put_roofline(const Bench *b, FILE *f) {
 
 /* ---- bars ---- */
 
-enum { B_LEFT = 150, B_ROW = 34, B_RIGHT = 76 };
+enum { B_LEFT = 142, B_ROW = 30, B_RIGHT = 56 };
 
 static void put_bar(FILE *f, double y, double height, double part, const char *colour,
                     const char *text) {
