@@ -76,11 +76,26 @@ int job_end(Job *j, ExitCode code) {
 /* ---- loading ---- */
 
 ImportLimits job_limits(const Options *o) {
-    return (ImportLimits){.max_nodes = o->max_nodes, .max_heap = o->max_heap, .sort = o->sort};
+    return (ImportLimits){.max_nodes = o->max_nodes,
+                          .max_heap = o->max_heap,
+                          .sort = o->sort,
+                          .gradient = gradient_of};
 }
 
 bool job_load_model(Job *j) {
     ImportLimits limits = job_limits(j->o);
+    j->g = onnx_import(j->o->model, &limits, &j->file, &j->model_diag);
+    return j->g != NULL;
+}
+
+/* The model was read before the recipe, with random nodes at their means: once more, with draws. */
+static bool import_with_noise(Job *j) {
+    ImportLimits limits = job_limits(j->o);
+    limits.noise_seed = 1 + (uint64_t)j->recipe->train.seed;
+    graph_free(j->g);
+    onnx_file_free(j->file);
+    j->model_diag.messages.n = 0;
+    j->file = NULL;
     j->g = onnx_import(j->o->model, &limits, &j->file, &j->model_diag);
     return j->g != NULL;
 }
@@ -94,7 +109,7 @@ bool job_load_recipe(Job *j) {
         vec_push(&r->model.freeze, arena_strdup(&r->arena, j->o->freeze.at[i]));
     if (j->o->steps)
         r->schedule.steps = j->o->steps;
-    return ok;
+    return ok && (r->noise == NOISE_OFF || !j->g || import_with_noise(j));
 }
 
 static int64_t memory_limit(const Options *o) {

@@ -21,6 +21,9 @@ typedef struct ImportLimits {
     /* Graph inputs whose sizes are given already: their symbolic dims take the sizes of these tensors (data are not read). */
     const NamedTensor *sized;
     int nsized;
+    /* ai.onnx.preview.training.Gradient: d(sum of y)/dx for each x, emitted at the end of g; NULL: the operator is refused.
+     * False with diagnostics. */
+    bool (*gradient)(Graph *g, Value *y, Value *const *xs, int n, Value **out, Diag *d);
     uint64_t noise_seed; /* random nodes draw from it; 0: each draw is its mean */
 } ImportLimits;
 

@@ -49,6 +49,9 @@ void call_fail(OpCall *c, const char *fmt, ...) {
         if (c->in[i])
             diag_more(d, "operand %d \"%s\" %s", i, diag_safe(d, c->node->input[i]),
                       call_value_text(c, c->in[i]));
+    const char *needed = c->frame->fn ? NULL : onnx_needed_for(c->im, c->node, NULL);
+    if (needed)
+        diag_more(d, "%s", needed);
     call_skip(c);
 }
 
@@ -61,6 +64,11 @@ static Binding *scope_find(const Scope *s, const char *name) {
             return b;
     }
     return NULL;
+}
+
+Value *scope_value(const OpCall *c, const char *name) {
+    Binding *b = *name ? scope_find(c->scope, name) : NULL;
+    return b && !b->failed ? b->value : NULL;
 }
 
 static Binding *scope_bind(Import *im, Scope *s, const char *name, Value *v) {
@@ -390,7 +398,8 @@ static bool read_node(OpCall *c) {
     }
     c->opset = opsets_version(&c->frame->opsets, c->node->domain);
     c->row = op_row_find(c->im, c->node->domain, c->node->op_type, c->opset);
-    ASSERT(c->row); /* onnx_check.c has listed the others */
+    if (!c->row) /* listed already */
+        return false;
     c->nin = (int)c->node->n_input;
     c->nout = (int)c->node->n_output;
     while (c->nin && !*c->node->input[c->nin - 1]) /* trailing absent operands */
@@ -488,6 +497,8 @@ static Graph *import_file(OnnxFile *f, const ImportLimits *limits, Diag *d) {
     strmap_free(&im.ops);
     strmap_free(&im.functions);
     strmap_free(&im.sizes);
+    strmap_free(&im.producers);
+    strmap_free(&im.weights);
     strmap_free(&im.symbols);
     vec_free(&im.partial);
     vec_free(&im.shape_of);

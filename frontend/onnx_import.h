@@ -77,16 +77,19 @@ typedef struct Import {
     const ImportLimits *limits;
     StrMap ops;       /* "Add" or "com.microsoft:MoE" -> first OpRow of that name */
     StrMap functions; /* function_key -> FunctionInfo */
-    StrMap sizes;  /* symbol of an input -> its size, const int64_t *, as given by limits->sized */
+    StrMap sizes;   /* symbol of an input -> its size, const int64_t *, as given by limits->sized */
     StrMap symbols; /* name of a dim -> its symbol, negated */
-    Opsets opsets; /* of the main graph */
+    Opsets opsets;  /* of the main graph */
     ExternalFiles external;
     Arena scratch;
-    VEC(Partial *) partial;  /* by value id */
-    VEC(Value *) shape_of;   /* by value id: its SHAPE node's result */
-    VEC(Tensor *) evaluated; /* by value id: constants computed on demand */
-    int64_t read;            /* nodes so far */
-    int64_t unrolled, loop_start; /* of those, in finished loops; `read` where the open loop began */
+    VEC(Partial *) partial;    /* by value id */
+    VEC(Value *) shape_of;     /* by value id: its SHAPE node's result */
+    VEC(Tensor *) evaluated;   /* by value id: constants computed on demand */
+    int64_t read;              /* nodes so far */
+    StrMap producers, weights; /* for messages, made when the first needs them */
+    int searches;
+    int64_t unrolled,
+        loop_start; /* of those, in finished loops; `read` where the open loop began */
     bool in_loop;
 } Import;
 
@@ -131,8 +134,9 @@ const OpRow *op_row_find(const Import *im, const char *domain, const char *op_ty
 void op_rows_index(Import *im);
 
 /* ---- onnx_check.c ---- */
-/* Faults of the model as a whole: versions, names, order, functions. All are reported; false if
- * there were any. */
+/* Faults of the model as a whole: versions, names, order, functions, operators. All are reported;
+ * false if there is no point in reading on: operators that are unknown are skipped, so that the
+ * faults of other nodes are reported too. */
 bool onnx_check_model(Import *im);
 /* Versions that a list of opset_import declares; false with diagnostics (`where` names the list).
  */
@@ -142,6 +146,15 @@ bool opsets_read(Import *im, Onnx__OperatorSetIdProto **list, size_t n, Opsets *
 int opsets_version(const Opsets *o, const char *domain);
 bool domain_is_onnx(const char *domain); /* "", "ai.onnx" or absent */
 FunctionInfo *function_find(const Import *im, const Onnx__NodeProto *n);
+FunctionInfo *function_of(const Import *im, const Onnx__FunctionProto *f);
+
+/* ---- onnx_unsupported.c ---- */
+/* Reports the operators that are not in the table, all at once; how many nodes have one. */
+int64_t onnx_check_operators(Import *im);
+/* "needed for parameter "X" (and 3 more)": what would be trained through n; NULL: nothing.
+ * *parameter (optional) is the nearest. */
+const char *onnx_needed_for(Import *im, const Onnx__NodeProto *n, const char **parameter);
+
 /* The user's word for a node: its name, else its first output. */
 const char *node_label(const Onnx__NodeProto *n);
 
@@ -151,6 +164,9 @@ const char *node_label(const Onnx__NodeProto *n);
  * call_skip on a fault. */
 void import_subgraph(OpCall *c, const Onnx__GraphProto *g, const char *turn, const Binding *in,
                      int nin, Binding *out, int nout);
+
+/* The value of a name that c's node can see; NULL if there is none. */
+Value *scope_value(const OpCall *c, const char *name);
 
 /* ---- faults ---- */
 NORETURN void call_fail(OpCall *c, const char *fmt, ...) PRINTF_LIKE(2, 3);

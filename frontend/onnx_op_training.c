@@ -83,3 +83,27 @@ void read_optimizer(OpCall *c) {
                 c->out[k * n + i] = out[k];
     }
 }
+
+/* Gradient: operands are the values of xs (then of zs, which stay as they are); the result is what
+ * y, a value of this graph computed from them, changes by. */
+void read_gradient(OpCall *c) {
+    const Onnx__AttributeProto *xs = call_attr(c, "xs"), *zs = call_attr(c, "zs");
+    const char *y_name = call_string(c, "y", "");
+    int n = xs ? (int)xs->n_strings : 0, fixed = zs ? (int)zs->n_strings : 0;
+    if (!c->im->limits || !c->im->limits->gradient)
+        call_fail(c, "the operator is supported by inspect, run and training only");
+    if (n < 1 || n + fixed != c->nin || c->nout > n)
+        call_fail(c, "%d inputs and %d outputs do not fit %d names in xs and %d in zs", c->nin,
+                  c->nout, n, fixed);
+    Value *y = scope_value(c, y_name), **out = ARENA_ARRAY(&c->im->scratch, Value *, n);
+    if (!y || !dtype_is_float(y->dtype) || !value_known(y))
+        call_fail(c, "y \"%s\" must be a float tensor of known sizes, defined before",
+                  diag_safe(c->im->d, y_name));
+    for (int i = 0; i < n; i++)
+        if (!c->in[i] || !dtype_is_float(c->in[i]->dtype) || !value_known(c->in[i]))
+            call_fail(c, "operand %d must be a float tensor of known sizes", i);
+    if (!c->im->limits->gradient(c->im->g, y, c->in, n, out, c->im->d))
+        call_skip(c);
+    for (int i = 0; i < c->nout; i++)
+        c->out[i] = out[i];
+}

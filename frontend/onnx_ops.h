@@ -110,7 +110,7 @@ const Tensor *em_packed(OpCall *c, int i, const char *what);
 /* onnx_op_loop.c */
 OpReader read_loop, read_scan, read_scan_batched;
 /* onnx_op_training.c */
-OpReader read_optimizer;
+OpReader read_optimizer, read_gradient;
 enum { OPTIM_ADAGRAD, OPTIM_ADAM, OPTIM_MOMENTUM };
 
 #endif

@@ -274,6 +274,7 @@ const OpRow op_rows[] = {
      "decay_factor:float epsilon:float norm_coefficient:float"},
     {"ai.onnx.preview.training", "Adam", 1, 1, 6, -1, 1, -1, read_optimizer, OPTIM_ADAM,
      "alpha:float beta:float epsilon:float norm_coefficient:float norm_coefficient_post:float"},
+    {"ai.onnx.preview.training", "Gradient", 1, 1, 1, -1, 1, -1, read_gradient, 0, "xs:strings! zs:strings y:string!"},
     {"ai.onnx.preview.training", "Momentum", 1, 1, 5, -1, 1, -1, read_optimizer, OPTIM_MOMENTUM,
      "alpha:float! beta:float! mode:string! norm_coefficient:float!"},
 };

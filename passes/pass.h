@@ -78,6 +78,8 @@ typedef struct Cotangents Cotangents; /* the finished cotangents by value id, as
  * on such a path has no gradient: every one is reported with the user's node, the operand and the params that need it. */
 bool grad_run(Graph *g, const Seed *seeds, int nseeds, Value *const *wants, int nwants, Value *const *stop, int nstop, Cotangents *out, Diag *d);
 void cotangents_free(Cotangents *c);
+/* d(sum of y)/dx for each of xs, all of known shapes; zeros where y does not depend on x. False as grad_run. */
+bool gradient_of(Graph *g, Value *y, Value *const *xs, int n, Value **out, Diag *d);
 
 /* For gradient hooks. */
 typedef struct Grad {
