@@ -59,31 +59,56 @@ INLINE void pack_b(const Group *s, int64_t j0, double *panel) {
     }
 }
 
-/* Rows i0..i1 of A as strips [k][MR]; rows that are not there, and holes of a gather, are zeros. */
-static void pack_a(const Group *s, int64_t i0, int64_t i1, double *strip) {
-    static const float zero = 0;
-    for (int64_t i = i0; i < i1; i += MR, strip += s->k * MR)
-        for (int64_t r = 0; r < MR; r++) {
-            int64_t row = i + r >= i1 ? -1 : s->a_index ? s->a_index[i + r] : i + r;
-            const float *from = row < 0 ? &zero : s->a + row * s->g->a_row;
-            int64_t step = row < 0 ? 0 : s->g->a_col;
+/* Rows of A in double, whole strips of them; rows that are not there are zeros. Element (i, kk)
+ * lies at i*row + kk*col: as in A, so that packing runs along memory. */
+typedef struct PackedA {
+    double at[PACKED_A];
+    int64_t row, col;
+} PackedA;
+
+INLINE void widen(const float *from, int64_t n, double *to) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        *(Lanes *)(to + i) = __builtin_convertvector(*(const FloatLanes *)(from + i), Lanes);
+    for (; i < n; i++)
+        to[i] = from[i];
+}
+
+INLINE void pack_a(const Group *s, int64_t i0, int64_t i1, PackedA *p) {
+    int64_t rows = i1 - i0, whole = (rows + MR - 1) / MR * MR, row = s->g->a_row, col = s->g->a_col;
+    bool columns = col != 1 && row == 1 && !s->a_index;
+    p->row = columns ? 1 : s->k;
+    p->col = columns ? whole : 1;
+    for (int64_t kk = 0; columns && kk < s->k; kk++) {
+        widen(s->a + i0 + kk * col, rows, p->at + kk * whole);
+        for (int64_t i = rows; i < whole; i++)
+            p->at[kk * whole + i] = 0;
+    }
+    for (int64_t i = 0; !columns && i < whole; i++) {
+        int64_t from = i >= rows ? -1 : s->a_index ? s->a_index[i0 + i] : i0 + i;
+        double *to = p->at + i * s->k;
+        if (from < 0)
+            memset(to, 0, (size_t)s->k * sizeof *to);
+        else if (col == 1)
+            widen(s->a + from * row, s->k, to);
+        else
             for (int64_t kk = 0; kk < s->k; kk++)
-                strip[kk * MR + r] = from[kk * step];
-        }
+                to[kk] = s->a[from * row + kk * col];
+    }
 }
 
 /* A strip by vectors first..first+vectors of a panel. */
-INLINE void multiply(int64_t k, const double *strip, const double *panel, const int first,
-                     const int vectors, double (*out)[NR]) {
+INLINE void multiply(int64_t k, const double *strip, int64_t row, int64_t col, const double *panel,
+                     const int first, const int vectors, double (*out)[NR]) {
     Lanes sum[MR][2] = {0};
     panel += first * LANES;
-    for (int64_t kk = 0; kk < k; kk++, strip += MR, panel += NR)
+    for (int64_t kk = 0; kk < k; kk++, strip += col, panel += NR)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++) {
             Lanes b = *(const Lanes *)(panel + v * LANES);
 #pragma GCC unroll 6
             for (int i = 0; i < MR; i++)
-                sum[i][v] += strip[i] * b;
+                sum[i][v] += strip[i * row] * b;
         }
 #pragma GCC unroll 6
     for (int i = 0; i < MR; i++)
@@ -104,42 +129,62 @@ INLINE void put(const double *from, int64_t columns, bool add, float *to) {
         to[v] = (float)(add ? to[v] + from[v] : from[v]);
 }
 
-/* Rows of packed A, columns j0..j1, into c, which lies at the first of them. `vectors` of a panel
- * at a time: the sums of a strip shall fit the registers. */
-INLINE void tile(const Group *s, const double *strips, int64_t rows, int64_t j0, int64_t j1,
-                 float *c, int64_t ldc, const int vectors) {
+/* Columns j0..j1 into c, which lies at the first of them. `vectors` of a panel at a time: the sums
+ * of a strip shall fit the registers. */
+INLINE void tile(const Group *s, const PackedA *a, int64_t rows, int64_t j0, int64_t j1, float *c,
+                 int64_t ldc, const int vectors) {
     double panel[MOST_K * NR], out[MR][NR];
     for (int64_t j = j0; j < j1; j += NR, c += NR) {
         pack_b(s, j, panel);
         for (int64_t i = 0; i < rows; i++) {
             for (int v = 0; i % MR == 0 && v < 2; v += vectors)
-                multiply(s->k, strips + i * s->k, panel, v, vectors, out);
+                multiply(s->k, a->at + i * a->row, a->row, a->col, panel, v, vectors, out);
             put(out[i % MR], j1 - j < NR ? j1 - j : NR, s->g->accumulate, c + i * ldc);
         }
     }
 }
 
-/* Fused multiply-adds or not: the products are exact, so the bits are the same. */
-typedef void (*TileFn)(const Group *s, const double *strips, int64_t rows, int64_t j0, int64_t j1,
-                       float *c, int64_t ldc);
-#define TILE_FN(name, target, vectors) \
-    target static void name(const Group *s, const double *strips, int64_t rows, int64_t j0, \
-                            int64_t j1, float *c, int64_t ldc) { \
-        tile(s, strips, rows, j0, j1, c, ldc, vectors); \
+/* Rows i0..i1 of a group. */
+INLINE void rows_of_group(const Group *s, int64_t i0, int64_t i1, const int vectors) {
+    const StgcGemm *g = s->g;
+    PackedA a;
+    float local[TILE_ROWS * TILE_COLUMNS];
+    int64_t columns = g->epilogue ? TILE_COLUMNS : g->n;
+    pack_a(s, i0, i1, &a);
+    for (int64_t j0 = 0; j0 < g->n; j0 += columns) {
+        int64_t j1 = j0 + columns < g->n ? j0 + columns : g->n;
+        float *c = s->c ? s->c + i0 * g->ldc + j0 : local;
+        int64_t ldc = s->c ? g->ldc : TILE_COLUMNS;
+        tile(s, &a, i1 - i0, j0, j1, c, ldc, vectors);
+        if (g->epilogue)
+            g->epilogue(g->env, s->number, s->m0 + i0, s->m0 + i1, j0, j1, c, ldc);
     }
+}
 
-TILE_FN(tile_generic, , 1)
+/* Fused multiply-adds or not: the products are exact, so the bits are the same. */
+typedef void (*RowsFn)(const Group *s, int64_t i0, int64_t i1);
+
+static void rows_generic(const Group *s, int64_t i0, int64_t i1) {
+    rows_of_group(s, i0, i1, 1);
+}
+
 #if defined(__x86_64__)
-TILE_FN(tile_avx2, __attribute__((target("avx2,fma"))), 1)
-TILE_FN(tile_avx512, __attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma"))), 2)
+__attribute__((target("avx2,fma"))) static void rows_avx2(const Group *s, int64_t i0, int64_t i1) {
+    rows_of_group(s, i0, i1, 1);
+}
+
+__attribute__((target("avx512f,avx512dq,avx512vl,avx2,fma"))) static void
+rows_avx512(const Group *s, int64_t i0, int64_t i1) {
+    rows_of_group(s, i0, i1, 2);
+}
 #endif
 
 /* By level. */
-static const TileFn tiles[] = {
-    tile_generic,
+static const RowsFn rows_fns[] = {
+    rows_generic,
 #if defined(__x86_64__)
-    tile_avx2,
-    tile_avx512,
+    rows_avx2,
+    rows_avx512,
 #endif
 };
 
@@ -159,24 +204,10 @@ int machine_small_level(void) {
     return level;
 }
 
-static void group(const Group *s, TileFn run) {
-    const StgcGemm *g = s->g;
-    double strips[PACKED_A];
-    float local[TILE_ROWS * TILE_COLUMNS];
+static void group(const Group *s, RowsFn run) {
     int64_t rows = s->c ? PACKED_A / (s->k > 0 ? s->k : 1) / MR * MR : TILE_ROWS;
-    int64_t columns = g->epilogue ? TILE_COLUMNS : g->n;
-    for (int64_t i0 = 0; i0 < s->m; i0 += rows) {
-        int64_t i1 = i0 + rows < s->m ? i0 + rows : s->m;
-        pack_a(s, i0, i1, strips);
-        for (int64_t j0 = 0; j0 < g->n; j0 += columns) {
-            int64_t j1 = j0 + columns < g->n ? j0 + columns : g->n;
-            float *c = s->c ? s->c + i0 * g->ldc + j0 : local;
-            int64_t ldc = s->c ? g->ldc : TILE_COLUMNS;
-            run(s, strips, i1 - i0, j0, j1, c, ldc);
-            if (g->epilogue)
-                g->epilogue(g->env, s->number, s->m0 + i0, s->m0 + i1, j0, j1, c, ldc);
-        }
-    }
+    for (int64_t i0 = 0; i0 < s->m; i0 += rows)
+        run(s, i0, i0 + rows < s->m ? i0 + rows : s->m);
 }
 
 static Group group_of(const StgcGemm *g, int64_t e) {
@@ -216,7 +247,7 @@ bool machine_gemm_small(StgcRt *rt, const StgcGemm *g) {
         return false;
     for (int64_t e = 0; e < groups; e++) {
         Group s = group_of(g, e);
-        group(&s, tiles[machine->small_level]);
+        group(&s, rows_fns[machine->small_level]);
     }
     for (int64_t r = g->kind == STGC_GEMM_ROWS ? g->offsets[groups] : g->m;
          r < g->m && g->c && !g->accumulate; r++) /* rows of no group */
