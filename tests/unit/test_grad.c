@@ -532,7 +532,7 @@ static void test_conventions(void **unused) {
     }
 }
 
-static RTensor *gradient_of(Case *c, Value *loss) {
+static RTensor *first_gradient(Case *c, Value *loss) {
     Builder b = builder_at_end(c->g, graph_source(c->g, "x", ""));
     Seed seed = {loss, op_const_f(&b, DT_F64, 1)};
     Cotangents cot;
@@ -556,7 +556,7 @@ static void test_norm_of_zero(void **unused) {
     Value *sum =
         op_reduce(&b, OP_REDUCE_SUM, op_binary(&b, OP_MUL, c.in[0], c.in[0]), &axis, 1, false);
     Value *loss = op_reduce(&b, OP_REDUCE_SUM, op_unary(&b, OP_SQRT, sum), &first, 1, false);
-    RTensor *got = gradient_of(&c, loss);
+    RTensor *got = first_gradient(&c, loss);
     double norm = sqrt(c.data[0]->f[3] * c.data[0]->f[3] + c.data[0]->f[4] * c.data[0]->f[4] +
                        c.data[0]->f[5] * c.data[0]->f[5]);
     for (int i = 0; i < 3; i++) {
@@ -579,7 +579,7 @@ static void test_masked_softmax(void **unused) {
     Attr a[2] = {INT(AXIS, 1), INT(MASKED, 1)};
     Value *x = op_binary(&b, OP_ADD, c.in[0], op_const(&b, mask));
     Value *loss = weigh(&c, &b, op_node(&b, OP_SOFTMAX, &x, 1, a, 2));
-    RTensor *got = gradient_of(&c, loss);
+    RTensor *got = first_gradient(&c, loss);
     for (int i = 0; i < 12; i++) {
         assert_true(isfinite(got->f[i]));
         if (i == 2 || (i >= 4 && i < 8))
@@ -598,7 +598,7 @@ static void test_ties_of_reduce_max(void **unused) {
     double x[4] = {2, 5, 5, 1}, want[4] = {0, 0.5, 0.5, 0};
     memcpy(c.data[0]->f, x, sizeof x);
     int64_t axis = 0;
-    RTensor *got = gradient_of(&c, op_reduce(&b, OP_REDUCE_MAX, c.in[0], &axis, 1, false));
+    RTensor *got = first_gradient(&c, op_reduce(&b, OP_REDUCE_MAX, c.in[0], &axis, 1, false));
     for (int i = 0; i < 4; i++)
         assert_true(got->f[i] == want[i]);
     case_free(&c);
@@ -613,7 +613,7 @@ static void test_sums_and_stops(void **unused) {
     c.data[0]->f[0] = 3;
     Value *square = op_binary(&b, OP_MUL, x, x),
           *loss = op_binary(&b, OP_ADD, op_binary(&b, OP_MUL, square, x), x);
-    assert_true(fabs(gradient_of(&c, loss)->f[0] - 28) < 1e-12); /* 3x^2 + 1 */
+    assert_true(fabs(first_gradient(&c, loss)->f[0] - 28) < 1e-12); /* 3x^2 + 1 */
     Seed seed = {loss, op_const_f(&b, DT_F64, 1)};
     Cotangents cot;
     Diag d = {.subject = "test"};
