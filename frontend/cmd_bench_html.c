@@ -173,9 +173,8 @@ static void put_roof(const Bench *b, const Axes *a, FILE *f) {
             "stroke-width=\"1.5\"/>\n",
             place_x(a, start), place_y(a, start * b->peak_bytes), place_x(a, ridge),
             place_y(a, b->peak_flops), R_LEFT + R_W);
-    fprintf(f, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g GF/s, copy %.3g GB/s</text>\n",
-            R_LEFT + R_W - 4, place_y(a, b->peak_flops) - 6, b->peak_flops / 1e9,
-            b->peak_bytes / 1e9);
+    fprintf(f, "<text x=\"%d\" y=\"%d\">product %.4g GF/s, copy %.3g GB/s</text>\n", R_LEFT + 8,
+            R_TOP + 16, b->peak_flops / 1e9, b->peak_bytes / 1e9);
 }
 
 /* Families are coloured in the order of their time; what comes after the eighth is grey. */
@@ -240,7 +239,7 @@ static void put_roofline(const Bench *b, FILE *f) {
 
 /* ---- bars ---- */
 
-enum { B_LEFT = 142, B_ROW = 30, B_RIGHT = 56 };
+enum { B_LEFT = 158, B_ROW = 30, B_RIGHT = 56 };
 
 static void put_bar(FILE *f, double y, double height, double part, const char *colour,
                     const char *text) {
