@@ -328,6 +328,43 @@ static Value *view_root(Value *v) {
     return v;
 }
 
+/* What the rows of a layer's experts are made of apart from its own scores. An input that its gate
+ * scales depends on the scores itself, so that a walk from them must stop further up: at the tokens
+ * that the scores scale. */
+static void collect_tokens(const Compile *c, const MoeLayer *l, ValueList *out) {
+    bool *scores = xcalloc((size_t)c->g->next_value, 1);  /* the router's scores, up to views */
+    bool *derived = xcalloc((size_t)c->g->next_value, 1); /* what is computed from them */
+    ValueList same = {0}, todo = {0};
+    collect_equal(c, view_root(l->logits), &same);
+    for (int i = 0; i < same.n; i++)
+        scores[same.at[i]->id] = derived[same.at[i]->id] = true;
+    FOR_NODES(n, c->g)
+    for (int i = 0; i < n->nin && n->id < c->forward_nodes; i++)
+        for (int o = 0; n->in[i] && derived[n->in[i]->id] && o < n->nout; o++)
+            derived[n->out[o]->id] = true;
+    if (l->linears.n > 0)
+        vec_push(&todo, l->linears.at[0]->in[0]);
+    while (todo.n > 0) {
+        Value *v = todo.at[--todo.n];
+        if (!dtype_is_float(v->dtype) || scores[v->id] || v->def->op == OP_PARAM)
+            continue;
+        scores[v->id] = true; /* once is enough */
+        if (!derived[v->id]) {
+            for (v = view_root(v); v->def->op == OP_EXPAND; v = view_root(v))
+                v = v->def->in[0]; /* a copy of the tokens for each expert */
+            collect_equal(c, v, out);
+            continue;
+        }
+        for (int i = 0; i < v->def->nin; i++)
+            if (v->def->in[i])
+                vec_push(&todo, v->def->in[i]);
+    }
+    vec_free(&same);
+    vec_free(&todo);
+    free(scores);
+    free(derived);
+}
+
 /* Adds what a walk from dz brought to the parameters' gradients. */
 static void add_gradients(Compile *c, Builder *b, const Cotangents *extra) {
     StrMap more = {0};
@@ -374,8 +411,11 @@ static bool flow_cel(Compile *c, Builder *b, const MoeLayers *layers, const Cel 
                 vec_push(&seeds, s);
                 continue;
             }
-            if (layers->at[i].x)
+            const Value *x = layers->at[i].x;
+            if (x && x->def->id < c->forward_nodes) /* else rows of cotangents */
                 collect_equal(c, view_root(layers->at[i].x), &stop);
+            else
+                collect_tokens(c, &layers->at[i], &stop);
             ok &= flow_back(c, b, &s, 1, stop.at, stop.n);
             vec_free(&stop);
         }
