@@ -35,7 +35,8 @@ void canon_set_in(Canon *c, Node *n, int i, Value *v);
 /* n's operand i goes away (the list gets shorter); n is inferred again. */
 void canon_drop_in(Canon *c, Node *n, int i);
 
-/* A shape vector element: a number, or a symbolic dim that will be one. */
+/* A shape vector element: a number, or a symbolic dim that will be one (INT64_MIN: one without a
+ * name). */
 typedef struct SymInt {
     bool symbol;
     int64_t v;

@@ -162,6 +162,24 @@ static bool symints_concat(const Node *n, SymInt *out, int *count, int depth) {
     return true;
 }
 
+/* The product of a few sizes: a size that no dim has a name for, if data decide one of them. */
+static bool symints_product(const Node *n, SymInt *out, int *count, int depth) {
+    SymInt from[SYMINTS_MAX];
+    int nfrom, symbols = 0;
+    if (n->in[0]->rank != 1 || n->out[0]->rank > 1 || !symints(n->in[0], from, &nfrom, depth))
+        return false;
+    *count = 1;
+    *out = (SymInt){false, 1};
+    for (int i = 0; i < nfrom; i++) {
+        symbols += from[i].symbol;
+        if (!from[i].symbol && __builtin_mul_overflow(out->v, from[i].v, &out->v))
+            return false;
+    }
+    if (symbols)
+        *out = (SymInt){true, INT64_MIN};
+    return true;
+}
+
 static bool symints(const Value *v, SymInt *out, int *n, int depth) {
     if (depth > SYMINTS_DEPTH || v->rank > 1 || v->rank < 0 || dtype_is_float(v->dtype) ||
         (v->rank == 1 && (v->dims[0] < 0 || v->dims[0] > SYMINTS_MAX)))
@@ -187,6 +205,8 @@ static bool symints(const Value *v, SymInt *out, int *n, int depth) {
         return symints_pick(d, out, n, depth + 1);
     case OP_CONCAT:
         return symints_concat(d, out, n, depth + 1);
+    case OP_REDUCE_PROD:
+        return symints_product(d, out, n, depth + 1);
     case OP_ADD:
     case OP_SUB:
     case OP_MUL:

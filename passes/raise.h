@@ -136,6 +136,7 @@ typedef struct Region {
     /* first failure */
     char *why;
     const Node *where;
+    const char *fix; /* of a frozen size, where it is known */
 } Region;
 
 /* From here on p, which has the routing of the region's maps, computes products for about `tokens`
@@ -228,6 +229,15 @@ bool raise_partial(const Region *r, const Root *root);
 /* True if `part` is one of the first `depth` sums down from `sum`. */
 bool raise_sum_contains(const Node *sum, const Node *part, int depth);
 
+/* Products that sum rows by weights of the selection, as products and written out
+ * (raise_product_sum.c); what no layer came of is restored. */
+typedef struct WrittenProduct {
+    Node *product, *sum;
+} WrittenProduct;
+typedef VEC(WrittenProduct) WrittenOut;
+void products_write_out(Graph *g, const Selection *s, WrittenOut *out);
+void products_restore(WrittenOut *w);
+
 /* Two experts compute the same with the same parameters: the exporter merged them. */
 bool raise_merged(const Region *r, const Value *a, const Value *b);
 
@@ -245,6 +255,10 @@ Value *raise_slot_root(Region *r, const SlotRoot *root, Value **base);
 /* The contributions that n adds up, and what it adds besides (raise_sum.c). */
 int raise_sum_leaves(Region *r, Node *n, Value **leaf, int most, Value **base);
 Value *raise_combine(Region *r, Value *rows, const Value *like);
+/* Weights of places summed over their axis, which stays as 1 (raise_places.c). */
+Value *places_sum(Region *r, Value *v, int axis);
+/* Fails r if the number of places is a constant of the example although tokens were free. */
+void places_check_frozen(Region *r, Value *from, int64_t places);
 /* Moves that only capacity needs: a product with a matrix of zeros and ones, rows scattered to
  * places, a row of padding joined on. */
 MoveResult move_one_hot(Region *r, const View *w, View *o);

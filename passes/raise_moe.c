@@ -142,6 +142,7 @@ typedef struct Finding {
     char *why;
     const Node *where;
     int rank; /* how close it came */
+    const char *fix;
 } Finding;
 
 static void remove_since(Graph *g, int first_node) {
@@ -242,7 +243,7 @@ static bool try_root(Try *a, const Root *root, const SlotRoot *places, bool seco
         remove_since(c->g, first_node);
         int rank = looked || r.frozen ? 1000 : r.nmemo;
         if (r.why && (rank > found->rank || !found->why))
-            *found = (Finding){(looked && r.disagrees) || r.frozen, r.why, r.where, rank};
+            *found = (Finding){(looked && r.disagrees) || r.frozen, r.why, r.where, rank, r.fix};
     }
     region_free(&r);
     return ok;
@@ -269,7 +270,7 @@ static void check_partial(const Region *r, const Roots *roots, const Roots *part
                                    "%d of %d experts are in the file: the exporter kept only those "
                                    "its example used",
                                    p->leaves, r->s->E),
-                      p->node, 2000};
+                      p->node, 2000, NULL};
         return;
     }
 }
@@ -301,8 +302,11 @@ static bool try_roots(Try *a) {
 /* All combines of one selection: a layer may have several, one for each linear of its experts. */
 static bool try_selection(Compile *c, Selection *s, int layer, Finding *found) {
     Try a = {.c = c, .s = s, .layer = layer, .found = found};
+    WrittenOut products = {0};
+    products_write_out(c->g, s, &products);
     while (try_roots(&a))
         ;
+    products_restore(&products);
     return a.dispatch != NULL;
 }
 
@@ -388,7 +392,10 @@ static const char *const fix_left = "nothing, if this is not a layer of experts"
 
 static void report(Compile *c, const Finding *f) {
     NotRaised n = {f->wrong, f->where && *f->where->src->name ? f->where->src->name : "(no name)",
-                   f->why, f->wrong ? fix_wrong : fix_left};
+                   f->why,
+                   f->fix     ? f->fix
+                   : f->wrong ? fix_wrong
+                              : fix_left};
     vec_push(&c->not_raised, n);
 }
 
@@ -414,6 +421,23 @@ static int report_all(Compile *c, const TriedList *tried, int places) {
         report(c, &f);
     }
     return wrong;
+}
+
+/* A router that decides once for each sample of the batch. */
+static bool is_per_sample(const Graph *g, const Selection *s) {
+    for (int i = 0; i < g->inputs.n; i++) {
+        const Value *v = g->inputs.at[i];
+        if (!dtype_is_float(v->dtype) && v->rank == 2 && v->dims[0] == s->T && v->dims[1] > 1)
+            return true;
+    }
+    return false;
+}
+
+static const char *say_per_sample(Graph *g, const Selection *s) {
+    return arena_printf(&g->arena,
+                        "the router decides once per sample (%lld of them), not per token: CEL is "
+                        "not defined here, the model is trained without",
+                        (long long)s->T);
 }
 
 /* Layers that come as dispatch already (com.microsoft.MoE) keep their place in graph order. */
@@ -445,8 +469,11 @@ static void try_all(Compile *c, const TriedList *tried) {
         Selection *s = &found.at[i];
         Finding why = {0};
         if (s->node->prev || c->g->first == s->node)
-            if (!has_choice(tried, s))
-                try_selection(c, s, layers_before(s->node), &why);
+            if (!has_choice(tried, s) && !try_selection(c, s, layers_before(s->node), &why) &&
+                is_per_sample(c->g, s)) {
+                Finding f = {.why = (char *)say_per_sample(c->g, s), .where = s->node};
+                report(c, &f);
+            }
     }
     vec_free(&found);
 }
@@ -472,7 +499,9 @@ bool pass_raise_moe(Compile *c) {
                              "%d of %d are chosen here, but no experts' outputs are summed by the "
                              "choice",
                              t.s.K, t.s.E),
-                t.s.node, 0};
+                t.s.node, 0, NULL};
+        if (!t.raised && !t.why.wrong && is_per_sample(c->g, &t.s))
+            t.why.why = (char *)say_per_sample(c->g, &t.s);
         vec_push(&tried, t);
     }
     try_all(c, &tried);

@@ -201,141 +201,6 @@ MoveResult move_padded(Region *r, const View *w, View *o) {
     return MOVE_FAIL;
 }
 
-/* ---- weights summed over places ---- */
-
-/* Only places below `limit` count; NULL: all. */
-static Value *sum_places(Region *r, Value *v, int axis, Value *limit);
-
-static Value *as_int(Region *r, int64_t v) {
-    return op_const_i(&r->b, v);
-}
-
-static int axis_from_end(const Value *v, int axis) {
-    return v->rank - axis;
-}
-
-/* x == 0..n-1 along the axis: 1 where x is one of them. */
-static Value *hot_sum(Region *r, const Node *eq, int axis, Value *limit, DType type) {
-    for (int i = 0; i < 2; i++) {
-        Value *x = eq->in[i], *range = eq->in[1 - i], *end = limit;
-        int back = axis_from_end(eq->out[0], axis);
-        if (dtype_is_float(x->dtype) || x->rank < back || x->dims[x->rank - back] != 1)
-            continue;
-        Node *f = range->def;
-        while (f->op == OP_RESHAPE || f->op == OP_CAST)
-            f = f->in[0]->def;
-        const RTensor *at = probe_value(r->probe, range);
-        bool count = at && at->count == at->dims[at->rank - 1] && range->rank - back >= 0;
-        for (int64_t k = 0; count && k < at->count; k++)
-            count = at->i[k] == k;
-        if (!count || range->dims[range->rank - back] == 1)
-            continue;
-        if (!end && f->op == OP_RANGE)
-            end = f->in[1];
-        else if (!end && is_chosen(r, range))
-            continue;
-        else if (!end)
-            end = as_int(r, range->dims[range->rank - back]);
-        Value *below = op_binary(&r->b, OP_LT, x, op_cast(&r->b, end, x->dtype));
-        Value *above = op_binary(&r->b, OP_LE, op_cast(&r->b, as_int(r, 0), x->dtype), x);
-        return op_cast(&r->b, op_binary(&r->b, OP_AND, above, below), type);
-    }
-    return NULL;
-}
-
-/* A slice of the first places: the bound, or NULL. */
-static Value *slice_limit(Region *r, const Node *n, int axis) {
-    const int64_t *axes, *starts, *ends, *steps;
-    int count = node_ints(n, AT_AXES, &axes), nt = node_ints(n, AT_STEPS, &steps);
-    node_ints(n, AT_STARTS, &starts);
-    node_ints(n, AT_ENDS, &ends);
-    if (n->nin != 1 || count != 1 || axes[0] != axis || starts[0] != 0 || (nt && steps[0] != 1))
-        return NULL;
-    if (ends[0] >= 0)
-        return as_int(r, ends[0]);
-    /* All but the last ones: how many there are is what a range below counts to. */
-    const Node *f = n->in[0]->def;
-    for (int depth = 0; depth < 16 && f->op != OP_RANGE; depth++) {
-        const Node *next = NULL;
-        for (int i = 0; i < f->nin && !next; i++)
-            if (f->in[i]->rank >= 1 && f->in[i]->dims[f->in[i]->rank - 1] < 0)
-                next = f->in[i]->def;
-        if (!next)
-            return NULL;
-        f = next;
-    }
-    if (f->op != OP_RANGE)
-        return NULL;
-    return op_binary(&r->b, OP_ADD, f->in[1], op_cast(&r->b, as_int(r, ends[0]), f->in[1]->dtype));
-}
-
-static Value *sum_product(Region *r, const Node *n, int axis, Value *limit) {
-    int back = axis_from_end(n->out[0], axis);
-    for (int i = 0; i < 2; i++) {
-        Value *a = n->in[i], *b = n->in[1 - i];
-        if (a->rank >= back && a->dims[a->rank - back] != 1)
-            continue;
-        Value *s = sum_places(r, b, b->rank - back, limit);
-        return s ? op_binary(&r->b, OP_MUL, a, s) : NULL;
-    }
-    return NULL;
-}
-
-/* v summed over `axis`, which stays as 1: without ever making the places, where their weights are
- * products of a gate and a one-hot of the place. */
-static Value *sum_places(Region *r, Value *v, int axis, Value *limit) {
-    Node *n = v->def;
-    Value *s = NULL, *t;
-    const int64_t axes[] = {axis};
-    if (axis < 0)
-        return NULL;
-    switch (n->op) {
-    case OP_ADD:
-        if (n->in[0]->rank != v->rank || n->in[1]->rank != v->rank ||
-            n->in[0]->dims[axis] != v->dims[axis] || n->in[1]->dims[axis] != v->dims[axis])
-            break;
-        s = sum_places(r, n->in[0], axis, limit);
-        t = s ? sum_places(r, n->in[1], axis, limit) : NULL;
-        return t ? op_binary(&r->b, OP_ADD, s, t) : NULL;
-    case OP_MUL:
-        s = sum_product(r, n, axis, limit);
-        break;
-    case OP_SLICE:
-        t = limit ? NULL : slice_limit(r, n, axis);
-        s = t ? sum_places(r, n->in[0], axis, t) : NULL;
-        break;
-    case OP_RESHAPE: { /* an axis of 1 put in before */
-        const Value *x = n->in[0];
-        int64_t dims[MAX_RANK];
-        if (axis != v->rank - 1 || x->rank < 1 || x->dims[x->rank - 1] != v->dims[axis])
-            break;
-        s = sum_places(r, n->in[0], x->rank - 1, limit);
-        memcpy(dims, v->dims, sizeof dims);
-        dims[axis] = 1;
-        s = s ? op_reshape(&r->b, s, v->rank, dims) : NULL;
-        break;
-    }
-    case OP_CAST:
-        if (n->in[0]->def->op == OP_EQ)
-            s = hot_sum(r, n->in[0]->def, axis, limit, v->dtype);
-        else if (n->in[0]->dtype != DT_BOOL && (s = sum_places(r, n->in[0], axis, limit)))
-            s = op_cast(&r->b, s, v->dtype);
-        break;
-    case OP_WHERE: {
-        const Tensor *one = value_const(n->in[1]), *zero = value_const(n->in[2]);
-        if (n->in[0]->def->op == OP_EQ && one && zero && tensor_count(one) == 1 &&
-            tensor_count(zero) == 1 && tensor_get_f(one, 0) == 1 && tensor_get_f(zero, 0) == 0)
-            s = hot_sum(r, n->in[0]->def, axis, limit, v->dtype);
-        break;
-    }
-    default:
-        break;
-    }
-    if (s || limit)
-        return s;
-    return op_reduce(&r->b, OP_REDUCE_SUM, v, axes, 1, true);
-}
-
 /* ---- the product with W ---- */
 
 /* Reads off W which token each place holds. False if a place holds two, or a token has two places
@@ -385,11 +250,14 @@ static Value *raise_weighted(Region *r, const SlotRoot *root) {
     if (!w || w->rank != 3 || w->dims[0] != s->T || w->dims[1] != s->E)
         return raise_fail(r, root->node, "weights of tokens, experts and places cannot be read");
     RowMap *m = map_new(r, s->E * w->dims[2]);
+    places_check_frozen(r, root->gates, w->dims[2]);
+    if (r->frozen)
+        return NULL;
     if (!fill_from_weights(r, w, m))
         return raise_fail(r, root->node, "a place holds more than one token here");
     int terms = count_terms(root->gates), most = most_of_a_token(r);
     s->top_k = terms < s->E && most <= terms ? terms : 0;
-    if (!(gates = sum_places(r, root->gates, 2, NULL)))
+    if (!(gates = places_sum(r, root->gates, 2)))
         return raise_fail(r, root->node, "the weights of places cannot be summed");
     r->sel = op_reshape(&r->b, gates, 2, te);
     View w_rows = view_single(r, rows, 1, m);
@@ -482,10 +350,11 @@ static Value *experts_of(Region *r, Node *gather) {
         return op_cast(&r->b, expert, DT_I64);
     if (expert && mask)
         return op_where(&r->b, op_reshape(&r->b, mask, expert->rank, expert->dims),
-                        op_cast(&r->b, expert, DT_I64), as_int(r, -1));
+                        op_cast(&r->b, expert, DT_I64), op_const_i(&r->b, -1));
     if (all->dims[0] < E)
         return NULL;
-    return op_binary(&r->b, OP_DIV, op_cast(&r->b, place, DT_I64), as_int(r, all->dims[0] / E));
+    return op_binary(&r->b, OP_DIV, op_cast(&r->b, place, DT_I64),
+                     op_const_i(&r->b, all->dims[0] / E));
 }
 
 static Node *gather_below(Value *v, const Value *data, int depth) {
@@ -612,6 +481,10 @@ Value *raise_slot_root(Region *r, const SlotRoot *root, Value **base) {
     if (root->gates)
         return raise_weighted(r, root);
     if (!is_hot(r, root->gather->in[0]) || !is_chosen(r, root->gather->in[1]))
+        return NULL;
+    if (root->gather->in[0]->dims[0] >= r->s->E)
+        places_check_frozen(r, root->gather->in[1], root->gather->in[0]->dims[0] / r->s->E);
+    if (r->frozen)
         return NULL;
     return root->node->op == OP_REDUCE_SUM ? raise_reduced(r, root) : raise_choices(r, root, base);
 }

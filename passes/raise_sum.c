@@ -166,6 +166,19 @@ static bool all_work(Region *r, Value *x, unsigned rows) {
     return v != NULL && width > 1;
 }
 
+/* Outputs of E branches side by side, perhaps weighted. */
+static bool joins_experts(const Region *r, const Value *v, int depth) {
+    const Node *n = v->def;
+    if (n->op == OP_CONCAT)
+        return n->nin == r->s->E && dtype_is_float(v->dtype);
+    bool passes =
+        n->op == OP_MUL || n->op == OP_RESHAPE || n->op == OP_TRANSPOSE || n->op == OP_CAST;
+    for (int i = 0; passes && depth > 0 && i < n->nin && n->in[i]; i++)
+        if (value_count(n->in[i]) == value_count(v) && joins_experts(r, n->in[i], depth - 1))
+            return true;
+    return false;
+}
+
 static Value *raise_reduction(Region *r, Node *n, bool second) {
     unsigned rows;
     int axis;
@@ -176,7 +189,7 @@ static Value *raise_reduction(Region *r, Node *n, bool second) {
     View w = view_single(r, x, rows, reduction_map(r, x, rows, axis, slots));
     if (r->s->kind == SELECT_ALL && !all_work(r, x, rows))
         return raise_fail(r, n, "some experts do nothing for some tokens here");
-    if (r->s->kind != SELECT_ALL && !r->facts->hot[x->id] && x->def->op != OP_CONCAT)
+    if (r->s->kind != SELECT_ALL && !r->facts->hot[x->id] && !joins_experts(r, x, 4))
         return raise_fail(r, n, "what is summed here is not work that differs with the expert");
     Rows y = raise_rows(r, &w);
     return y.v && !y.uniform ? raise_combine(r, y.v, n->out[0]) : NULL;

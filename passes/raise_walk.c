@@ -580,11 +580,46 @@ static bool better_below(Region *r, const View *w, LeafKind kind, View *o) {
            view_leaf(r, o, perm) != LEAF_NONE;
 }
 
+/* A product with a weight, or computed from one, of what the router saw. */
+static bool is_work(const Region *r, const Value *v, int *fuel) {
+    const Facts *f = r->facts;
+    if (v->id >= f->n || f->before[v->id] || !f->activation[v->id] || f->chosen[v->id] ||
+        --*fuel < 0)
+        return false;
+    const Node *n = v->def;
+    if (n->op == OP_MATMUL && (fact(r, f->weight, n->in[0]) || fact(r, f->weight, n->in[1])))
+        return true;
+    for (int i = 0; i < n->nin; i++)
+        if (n->in[i] && is_work(r, n->in[i], fuel))
+            return true;
+    return false;
+}
+
+/* What all branches share because the exporter merged equal experts: their own work all the same.
+ */
+static bool is_merged_work(const Region *r, const Value *v) {
+    int fuel = 256;
+    return r->merged && !r->lanes && is_work(r, v, &fuel);
+}
+
+/* E experts' work joined, perhaps weighted: each is looked into. */
+static bool joins_work(const Region *r, const Value *v, int depth) {
+    const Node *n = v->def;
+    int fuel = 256;
+    if (n->op == OP_CONCAT)
+        return n->nin == r->s->E && is_work(r, n->in[0], &fuel);
+    bool passes = n->op == OP_RESHAPE || n->op == OP_TRANSPOSE || (op_info[n->op].flags & OPF_ELEM);
+    for (int i = 0; passes && depth > 0 && i < n->nin && n->in[i]; i++)
+        if (joins_work(r, n->in[i], depth - 1))
+            return true;
+    return false;
+}
+
 Rows raise_rows(Region *r, const View *w) {
     int perm[MAX_RANK];
     if (!r->lanes && w->n > 1 && view_equal_all(w) && w->map[0]->n == 1 && raise_owned(r, w->v[0]))
         return (Rows){.v = op_gather(&r->b, raise_stack(r, w), dispatch_out(r, 3), 0)};
-    if (w->n > 1 && view_equal_all(w)) {
+    if (w->n > 1 && view_equal_all(w) && !is_merged_work(r, w->v[0])) {
         for (int i = 1; i < w->n; i++)
             if (w->map[i]->n != w->map[0]->n)
                 return raise_fail(r, w->v[0]->def,
@@ -603,6 +638,8 @@ Rows raise_rows(Region *r, const View *w) {
     Rows out = failed;
     if (w->n == 1 && !fact(r, r->facts->hot, w->v[0])) {
         LeafKind kind = view_leaf(r, w, perm);
+        if (kind == LEAF_DENSE && joins_work(r, w->v[0], 4))
+            kind = LEAF_NONE;
         View o;
         if (kind != LEAF_NONE && better_below(r, w, kind, &o))
             out = raise_move(r, w, &o);

@@ -86,6 +86,47 @@ static void test_a_merged(void **state) {
     graph_free(l.g);
 }
 
+/* Equal experts of which one computation is left, weighted by each gate. */
+static void test_b_merged(void **state) {
+    Layer l = layer_begin();
+    Value *one = expert(&l, l.x, 0, "b"), *y = NULL;
+    for (int e = 0; e < E; e++) {
+        Value *c = op_binary(&l.b, OP_MUL, one, gate_of(&l, e));
+        y = y ? op_binary(&l.b, OP_ADD, y, c) : c;
+    }
+    layer_end(&l, y);
+    expect_layer(l, "B", 3 * E, 3);
+}
+
+/* Every expert's output stacked, and a product with the gates: "bec,be->bc" either way round. */
+static void test_b_product(void **state) {
+    for (int side = 0; side < 2; side++) {
+        Layer l = layer_begin();
+        Value *part[E], *gate[E];
+        for (int e = 0; e < E; e++) {
+            part[e] =
+                op_reshape(&l.b, expert(&l, l.x, e, "b"), 3, side ? DIMS(T, H, 1) : DIMS(T, 1, H));
+            gate[e] = gate_of(&l, e);
+        }
+        Value *stack = op_concat(&l.b, part, E, side ? 2 : 1), *g = op_concat(&l.b, gate, E, 1);
+        Value *y =
+            side ? op_matmul(&l.b, stack, op_reshape(&l.b, g, 3, DIMS(T, E, 1)), false, false)
+                 : op_matmul(&l.b, op_reshape(&l.b, g, 3, DIMS(T, 1, E)), stack, false, false);
+        layer_end(&l, op_reshape(&l.b, y, 2, DIMS(T, H)));
+        Arena a = {0};
+        Diag d = {0};
+        Raised r = raise_graph(l.g, &a, &d);
+        if (r.layers != 1)
+            fail_msg("side %d: not raised: %s", side, r.why ? r.why : "?");
+        assert_int_equal(r.layer.top_k, K);
+        assert_int_equal(r.layer.weights.n, 3 * E);
+        assert_true(r.error < 1e-12);
+        diag_free(&d);
+        arena_free(&a);
+        graph_free(l.g);
+    }
+}
+
 static void test_h(void **state) {
     expect_layer(form_h(), "H", 2, 2);
 }
@@ -192,6 +233,8 @@ int main(void) {
         cmocka_unit_test(test_a),
         cmocka_unit_test(test_h),
         cmocka_unit_test(test_a_merged),
+        cmocka_unit_test(test_b_merged),
+        cmocka_unit_test(test_b_product),
         cmocka_unit_test(test_sampled),
         cmocka_unit_test(test_soft_rest),
         cmocka_unit_test(test_a_missing),
