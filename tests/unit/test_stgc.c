@@ -29,6 +29,7 @@ typedef struct Options {
     bool top1;
     bool mask;       /* a token mask input */
     bool two_layers; /* with layer_reduction: mean */
+    bool scaled;     /* an expert reads its token times sigmoid(logit) */
     const char *freeze;
 } Options;
 
@@ -87,6 +88,16 @@ static Node *grouped(Model *m, Builder *b, int layer, const char *name, Value *r
     return op_node(b, OP_GROUPED_MATMUL, ops, o->stack ? 3 : 2 + E, &a, !o->stack);
 }
 
+/* Rows of token * sigmoid(logit), read from a table with a row for each token and expert. */
+static Value *scaled_rows(Builder *b, Value *x, Value *z, Node *d) {
+    int64_t wide[3] = {T, 1, D}, each[3] = {T, E, 1}, flat[2] = {T * E, D}, inverse[2] = {T * E, 1};
+    Value *table = op_binary(b, OP_MUL, op_reshape(b, x, 3, wide),
+                             op_reshape(b, op_unary(b, OP_SIGMOID, z), 3, each));
+    Value *row = op_binary(b, OP_ADD, op_binary(b, OP_MUL, d->out[1], op_const_i(b, E)), d->out[3]);
+    Value *take[3] = {op_reshape(b, table, 2, flat), row, op_reshape(b, d->out[5], 2, inverse)};
+    return op_node(b, OP_GATHER_ROWS, take, 3, NULL, 0)->out[0];
+}
+
 static Value *moe(Model *m, Builder *b, int layer, Value *x, const Options *o) {
     int k = o->top1 ? 1 : K;
     Value *z = op_matmul(b, x, param(b, layer_name(b, layer, "gate"), DIMS(E, D)), false, true);
@@ -97,7 +108,8 @@ static Value *moe(Model *m, Builder *b, int layer, Value *x, const Options *o) {
     Attr a[3] = {attr_i(AT_EXPERTS, E), attr_i(AT_TOP_K, k), attr_i(AT_LAYER, layer)};
     Node *d = m->dispatch = op_node(b, OP_DISPATCH, sel, 2, a, 3);
     Value *take[3] = {x, d->out[1], d->out[4]};
-    Value *rows = op_node(b, OP_GATHER_ROWS, take, 3, NULL, 0)->out[0];
+    Value *rows =
+        o->scaled ? scaled_rows(b, x, z, d) : op_node(b, OP_GATHER_ROWS, take, 3, NULL, 0)->out[0];
     Node *first = grouped(m, b, layer, "up", rows, o, D, o->twice ? D : F);
     Node *b1 = op_gather(b, param(b, layer_name(b, layer, "up.bias"), DIMS(E, o->twice ? D : F)),
                          d->out[3], 0)
@@ -594,6 +606,17 @@ static void test_flow_router_stops(void **unused) {
     model_free(m);
 }
 
+/* Also where the scores scale the experts' input, so that their rows depend on the router. */
+static void test_flow_router_stops_at_scaled_input(void **unused) {
+    (void)unused;
+    Options o = {.stack = true, .threshold = 0.3, .scaled = true};
+    Model *m = model_new(&o);
+    check_gradients(m, "layers.0.gate", true);
+    check_gradients(m, "embed", false);
+    check_gradients(m, "mix", false);
+    model_free(m);
+}
+
 /* ---- masks, frozen experts, what cannot be captured ---- */
 
 /* Masked tokens are as good as absent: their rows are NaN, and the others' numbers are those of a
@@ -676,6 +699,7 @@ int main(void) {
         cmocka_unit_test(test_flow_router),
         cmocka_unit_test(test_flow_full),
         cmocka_unit_test(test_flow_router_stops),
+        cmocka_unit_test(test_flow_router_stops_at_scaled_input),
         cmocka_unit_test(test_token_mask),
         cmocka_unit_test(test_frozen_expert),
         cmocka_unit_test(test_weight_used_twice),
