@@ -307,7 +307,7 @@ static void run_phase(Rows *w, int i) {
         acc = lp_var(p, t, ex_emit(K, reduce_identity(K, f->op, f->n->in[0]->dtype, t)));
     int *buffer = xcalloc((size_t)n + 1, sizeof *buffer);
     for (int s = 0; s < n; s++)
-        buffer[s] = lp_local(p, ex_node(K, sinks[s])->t, w->columns);
+        buffer[s] = lp_local(p, ex_node(K, sinks[s])->t, w->columns ? w->columns : 1);
     sinks[n] = x;
     ex_hoist(K, sinks, n + 1);
     kern_loop(K, f->op == OP_REDUCE_PROD || t == LT_BOOL ? LOOP_SEQ : LOOP_VECTOR, w->column,

@@ -27,11 +27,22 @@ static void yields_push(OpCall *c, Yields *y, const Binding *b) {
     y->at[y->n++] = b->value;
 }
 
+/* No turn takes place: the body is read once for the shapes of what it would have yielded; its nodes
+ * have no use and go. */
+static Value *yield_none(OpCall *c, const Binding *would, int64_t axis) {
+    const Value *v = would->value;
+    if (!v || !value_known(v))
+        call_fail(c, "a loop of no turns has outputs whose shape nothing tells");
+    ShapeOf s = {0};
+    int at = em_axis(c, axis, v->rank + 1);
+    for (int i = 0; i <= v->rank; i++)
+        shape_add(c, &s, i == at ? 0 : v->dims[i - (i > at)]);
+    return em_spread(c, em_like(c, v, 0), &s);
+}
+
 /* Yield i of all turns on a new axis of the result. */
 static Value *yields_stack(OpCall *c, const Yields *y, int i, int64_t axis, bool reversed) {
     int turns = y->each ? y->n / y->each : 0;
-    if (!turns)
-        call_fail(c, "a loop of no turns has outputs whose shape nothing tells");
     Value **parts = ARENA_ARRAY(&c->im->scratch, Value *, turns);
     int at = em_axis(c, axis, em_rank(c, y->at[i]) + 1);
     for (int t = 0; t < turns; t++)
@@ -97,9 +108,15 @@ void read_loop(OpCall *c) {
         for (int i = 0; i < y.each; i++)
             yields_push(c, &y, &out[1 + carried + i]);
     }
+    if (!y.n && y.each) { /* out[0] is not looked at */
+        in[0] = (Binding){.value = em_i(c, DT_I64, 0)};
+        in[1] = (Binding){.value = em_i(c, DT_BOOL, 1)};
+        import_subgraph(c, body, turn_name(c, 0), in, 2 + carried, out, 1 + c->nout);
+    }
     for (int i = 0; i < c->nout; i++) {
         if (i >= carried) {
-            c->out[i] = yields_stack(c, &y, i - carried, 0, false);
+            c->out[i] = y.n ? yields_stack(c, &y, i - carried, 0, false)
+                            : yield_none(c, &out[1 + i], 0);
             continue;
         }
         c->out[i] = in[2 + i].value;
@@ -137,6 +154,14 @@ static ScanForm scan_form(OpCall *c, int operands) {
 /* One element of x's axis, the axis gone. */
 static Value *scan_slice(OpCall *c, Value *x, int axis, int64_t at) {
     return em_drop_axis(c, em_slice(c, x, axis, at, at + 1, 1), axis);
+}
+
+/* What an element of x's axis would be if it had one: zeros. */
+static Value *scan_none(OpCall *c, Value *x, int axis) {
+    ShapeOf s = {0};
+    shape_add_axes(c, &s, x, 0, axis);
+    shape_add_axes(c, &s, x, axis + 1, x->rank);
+    return em_spread(c, em_like(c, x, 0), &s);
 }
 
 /* states…, scanned… -> states…, stacked… */
@@ -177,9 +202,17 @@ static void scan_run(OpCall *c, const ScanForm *f, Value **operands, const char 
     }
     for (int i = 0; i < f->states; i++)
         results[i] = in[i].value;
-    for (int i = 0; i < f->yields; i++)
+    if (turns == 0) {
+        for (int i = 0; i < f->scans; i++)
+            in[f->states + i] = (Binding){.value = scan_none(c, operands[f->states + i], axes[i])};
+        import_subgraph(c, body, name, in, n, out, c->nout);
+    }
+    for (int i = 0; i < f->yields; i++) {
+        int64_t axis = f->out_axes ? f->out_axes[i] : 0;
         results[f->states + i] =
-            yields_stack(c, &y, i, f->out_axes ? f->out_axes[i] : 0, f->out_back && f->out_back[i]);
+            turns ? yields_stack(c, &y, i, axis, f->out_back && f->out_back[i])
+                  : yield_none(c, &out[f->states + i], axis);
+    }
 }
 
 void read_scan(OpCall *c) {

@@ -126,6 +126,27 @@ static void product_cancel(Product *p, int64_t symbol) {
     }
 }
 
+/* Beside a 0 the number of elements does not tell the -1. Axes that stay as they are do: they go on both sides, from either
+ * end, and what is left of x is shared by what is left of the result ([0,4,24] to [0,4,3,-1]: 24 by 3). */
+static bool reshape_rest_beside_zero(const Dims *x, const Dims *r, int rest, int64_t *size) {
+    int first = 0, x_end = x->rank, r_end = r->rank;
+    int64_t have = 1, taken = 1;
+    while (first < rest && first < x_end && x->at[first] == r->at[first])
+        first++;
+    while (r_end - 1 > rest && x_end - 1 >= first && x->at[x_end - 1] == r->at[r_end - 1])
+        x_end--, r_end--;
+    for (int i = first; i < x_end; i++)
+        if (x->at[i] < 0 || __builtin_mul_overflow(have, x->at[i], &have))
+            return false;
+    for (int i = first; i < r_end; i++)
+        if (i != rest && (r->at[i] < 0 || __builtin_mul_overflow(taken, r->at[i], &taken)))
+            return false;
+    if (taken == 0 || have % taken)
+        return false;
+    *size = have / taken;
+    return true;
+}
+
 /* Size of the one -1: what x has over what the other dims take. */
 static bool reshape_rest(const Dims *x, const Product *have, const Product *taken, int64_t *rest,
                          Fault *f) {
@@ -170,6 +191,10 @@ bool shape_reshape(const Dims *x, const int64_t *want, int n, bool zero_copies, 
             product_cancel(&have, r.at[i]);
         else if (!product_times(&taken, r.at[i]))
             return fault(f, "the size of a reshape overflows");
+    }
+    if (rest >= 0 && taken.known == 0 && reshape_rest_beside_zero(x, &r, rest, &r.at[rest])) {
+        *out = r;
+        return true;
     }
     if (rest >= 0) {
         if (!reshape_rest(x, &have, &taken, &r.at[rest], f))

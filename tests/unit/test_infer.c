@@ -80,7 +80,11 @@ static void test_reshape(void **state) {
     refuses("6 elements against 8", OP_RESHAPE, IN(INPUT(DT_F32, 2, 3), I("2: 2 4")), NO_ATTRS);
     refuses("not a multiple", OP_RESHAPE, IN(INPUT(DT_F32, 2, 3), I("2: 4 -1")), NO_ATTRS);
     refuses("one -1", OP_RESHAPE, IN(INPUT(DT_F32, 2, 3), I("2: -1 -1")), NO_ATTRS);
-    refuses("ambiguous", OP_RESHAPE, IN(INPUT(DT_F32, 0, 3), I("2: 0 -1")), NO_ATTRS);
+    refuses("ambiguous", OP_RESHAPE, IN(INPUT(DT_F32, 3, 0), I("3: 2 0 -1")), NO_ATTRS);
+    /* beside a 0, axes that stay tell the -1 */
+    SHAPED(result(OP_RESHAPE, IN(INPUT(DT_F32, 0, 3), I("2: 0 -1")), NO_ATTRS), 0, 3);
+    SHAPED(result(OP_RESHAPE, IN(INPUT(DT_F32, 0, 4, 24), I("4: 0 0 3 -1")), NO_ATTRS), 0, 4, 3, 8);
+    SHAPED(result(OP_RESHAPE, IN(INPUT(DT_F32, 4, 6, 0), I("3: -1 8 0")), NO_ATTRS), 3, 8, 0);
     refuses("does not have", OP_RESHAPE, IN(INPUT(DT_F32, 2), I("2: 2 0")), NO_ATTRS);
     refuses("expected -1 or more", OP_RESHAPE, IN(INPUT(DT_F32, 2), I("1: -2")), NO_ATTRS);
     refuses("depends on data", OP_RESHAPE, IN(INPUT(DT_F32, 2), INPUT(DT_I64, SEQ)), NO_ATTRS);
