@@ -21,8 +21,9 @@ typedef struct Capacity {
     int64_t C;
     Back back;
     Out out;
-    bool stacked;                                    /* experts as stacks instead of branches */
-    bool equal;                                      /* branches read one parameter */
+    bool stacked;       /* experts as stacks instead of branches */
+    bool equal;         /* branches read one parameter */
+    const char *length; /* what made the length of the queues, where sizes were free at export */
     Value *kept[2], *expert[2], *place[2], *gate[2]; /* [T,E] i64; [T]; [T]; f32 [T] */
 } Capacity;
 
@@ -47,6 +48,10 @@ static void choose(Layer *l, Capacity *c) {
     Builder *b = &l->b;
     Value *p = op_softmax(b, l->z, 1), *scores = p, *before = NULL, *total = NULL;
     Value *one = op_const_i(b, 1), *full = op_const_i(b, c->C);
+    if (c->length) {
+        graph_symbol(l->g, "batch");
+        full->def->src = graph_source(l->g, "capacity", c->length);
+    }
     Attr axis1[] = {{.key = AT_AXIS, .i = 1}, {.key = AT_KEEPDIMS, .i = 0}};
     Attr axis0[] = {{.key = AT_AXIS, .i = 0}};
     for (int j = 0; j < c->k; j++) {
@@ -249,6 +254,18 @@ static void test_merged(void **state) {
     expect_capacity((Capacity){.k = 2, .C = 2, .equal = true});
 }
 
+/* Queues as long as the exporter's example needed, in a model of any batch: wrong. The same length
+ * computed from sizes that are bound by now is right. */
+static void test_frozen_length(void **state) {
+    (void)state;
+    for (int back = BACK_PRODUCT; back <= BACK_REDUCED; back++) {
+        Capacity c = {.k = 2, .C = 2, .back = back, .length = "Constant"};
+        expect_none(capacity(c), true, "2 places, a constant of the exporter's example");
+        c.length = "Ceil";
+        expect_capacity(c);
+    }
+}
+
 /* The weights of one token reach places of another: no routing. */
 static void test_two_tokens_in_a_place(void **state) {
     (void)state;
@@ -270,6 +287,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spellings),
         cmocka_unit_test(test_merged),
+        cmocka_unit_test(test_frozen_length),
         cmocka_unit_test(test_two_tokens_in_a_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
