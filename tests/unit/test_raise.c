@@ -200,6 +200,43 @@ static void test_ensemble(void **state) {
     }
 }
 
+/* One decision for each sample of a batch of 2, from the mean of its tokens; all experts weighted,
+ * or the best of them. Its logits belong to no token. */
+static void test_per_sample(void **state) {
+    enum { B = 2, S = 6 };
+    for (int best = 0; best < 2; best++) {
+        Layer l = {.g = graph_new("samples")};
+        l.b = builder_at_end(l.g, graph_source(l.g, "layer", "Test"));
+        const char *name[] = {"x", "ids"};
+        for (int i = 0; i < 2; i++) {
+            Node *in = build_node(&l.b, OP_INPUT, NULL, 0, 1);
+            node_set_str(in, AT_NAME, name[i]);
+            Value *v = in->out[0];
+            v->dtype = i ? DT_I64 : DT_F32;
+            v->rank = i ? 2 : 3;
+            memcpy(v->dims, DIMS(B, S, H), sizeof *v->dims * (size_t)v->rank);
+            vec_push(&l.g->inputs, v);
+        }
+        l.x = l.g->inputs.at[0];
+        Value *mean = op_reduce(&l.b, OP_REDUCE_SUM, l.x, DIMS(1), 1, false), *y = NULL;
+        l.z = op_matmul(&l.b, mean, weight(&l, "router", 2, DIMS(H, E)), false, false);
+        Value *p = op_softmax(&l.b, l.z, 1);
+        l.idx = best ? topk(&l, p, 1)->out[1] : NULL;
+        for (int e = 0; e < E; e++) {
+            Value *g = op_slice(&l.b, p, 1, e, e + 1, 1);
+            if (best)
+                g = op_binary(
+                    &l.b, OP_MUL, g,
+                    op_cast(&l.b, op_binary(&l.b, OP_EQ, l.idx, op_const_i(&l.b, e)), DT_F32));
+            Value *c = op_binary(&l.b, OP_MUL, expert(&l, l.x, e, "s"),
+                                 op_reshape(&l.b, g, 3, DIMS(B, 1, 1)));
+            y = y ? op_binary(&l.b, OP_ADD, y, c) : c;
+        }
+        layer_end(&l, y);
+        expect_none(l, false, "CEL is not defined here");
+    }
+}
+
 /* The K best classes' embeddings are averaged: an index into a table, no expert. */
 static void test_embedding_bag(void **state) {
     Layer l = layer_begin();
@@ -241,6 +278,7 @@ int main(void) {
         cmocka_unit_test(test_b_missing),
         cmocka_unit_test(test_all_experts),
         cmocka_unit_test(test_ensemble),
+        cmocka_unit_test(test_per_sample),
         cmocka_unit_test(test_embedding_bag),
         cmocka_unit_test(test_mixes_tokens),
     };
