@@ -268,4 +268,8 @@ MoveResult move_padded(Region *r, const View *w, View *o);
 /* Text of what an expert computes (raise_schema.c). */
 const char *raise_schema(Region *r, Value *rows);
 
+/* Joined products of rows that counts split, each by a matrix of its own, become grouped products
+ * (raise_split.c). False with d if the graph does not infer then. */
+bool raise_split_products(Graph *g, Diag *d);
+
 #endif

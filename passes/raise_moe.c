@@ -516,6 +516,8 @@ bool pass_raise_moe(Compile *c) {
     vec_free(&tried);
     graph_dce(c->g);
     number_layers(c->g);
+    if (!raise_split_products(c->g, c->diag))
+        return false;
     if (!pass_canonicalise(c)) /* the views that row space made */
         return false;
     if (!wrong || c->allow_unraised || !c->wants.train)
