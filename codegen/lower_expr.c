@@ -148,29 +148,62 @@ static bool fold_constants(LOp op, int64_t a, int64_t b, int64_t *r) {
     }
 }
 
-/* x*c + y with 0 <= y < c. */
-static bool is_mixed(Kern *K, Ex e, int64_t c, Ex *x, Ex *y) {
-    int64_t shift = 0;
-    if (!is_op(K, e, L_ADD))
-        return false;
-    if (ex_is_i(K, ex_node(K, e)->b, &shift) && is_op(K, ex_node(K, e)->a, L_ADD))
-        e = ex_node(K, e)->a;
-    else
-        shift = 0;
-    for (int side = 0; side < 2; side++) {
-        Ex m = side ? ex_node(K, e)->b : ex_node(K, e)->a,
-           r = side ? ex_node(K, e)->a : ex_node(K, e)->b;
-        int64_t k;
-        if (!is_op(K, m, L_MUL) || !ex_is_i(K, ex_node(K, m)->b, &k) || k != c)
-            continue;
-        const ExNode *low = ex_node(K, r);
-        if (low->lo < -c || low->hi > c || low->lo + shift < 0 || low->hi + shift >= c)
-            continue;
-        *x = ex_node(K, m)->a;
-        *y = ex_addc(K, r, shift);
-        return true;
+enum { MOST_TERMS = 8 };
+typedef struct Terms {
+    int n;
+    Ex at[MOST_TERMS];
+} Terms;
+
+static bool sum_terms(Kern *K, Ex e, Terms *t) {
+    if (is_op(K, e, L_ADD)) {
+        Ex a = ex_node(K, e)->a, b = ex_node(K, e)->b;
+        return sum_terms(K, a, t) && sum_terms(K, b, t);
     }
-    return false;
+    if (t->n == MOST_TERMS)
+        return false;
+    t->at[t->n++] = e;
+    return true;
+}
+
+/* The term is a multiple of c: what it is c times of. */
+static bool term_multiple(Kern *K, Ex e, int64_t c, Ex *of) {
+    int64_t k;
+    if (ex_is_i(K, e, &k)) {
+        *of = k % c ? 0 : ex_i(K, k / c);
+        return k % c == 0;
+    }
+    if (!is_op(K, e, L_MUL) || !ex_is_i(K, ex_node(K, e)->b, &k) || k % c)
+        return false;
+    *of = ex_mulc(K, ex_node(K, e)->a, k / c);
+    return true;
+}
+
+/* x*c + y with 0 <= y < c: a sum whose terms are multiples of c, or small together. */
+static bool is_mixed(Kern *K, Ex e, int64_t c, Ex *x, Ex *y) {
+    Terms t = {0};
+    Ex high = 0, of, low[MOST_TERMS];
+    int64_t lo = 0, hi = 0;
+    int nlow = 0;
+    if (!is_op(K, e, L_ADD) || !sum_terms(K, e, &t))
+        return false;
+    for (int i = 0; i < t.n; i++) {
+        if (term_multiple(K, t.at[i], c, &of)) {
+            high = high ? ex_add(K, high, of) : of;
+            continue;
+        }
+        const ExNode *n = ex_node(K, t.at[i]);
+        if (n->lo < -c || n->hi > c)
+            return false;
+        lo += n->lo, hi += n->hi;
+        low[nlow++] = t.at[i];
+    }
+    if (!high || lo < 0 || hi >= c)
+        return false;
+    *x = high;
+    *y = nlow ? low[0] : ex_i(K, 0);
+    for (int i = 1; i < nlow; i++)
+        *y = ex_add(K, *y, low[i]);
+    return true;
 }
 
 static Ex fold_add(Kern *K, Ex a, Ex b) {
