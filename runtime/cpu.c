@@ -16,32 +16,6 @@ int cpu_count(void) {
     return n > 0 ? (int)n : 1;
 }
 
-#if defined(__x86_64__)
-static bool runs_avx512(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("bmi2");
-}
-
-static bool runs_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
-#endif
-
-/* The best kernels this CPU runs; STGC_ISA=avx2 or generic asks for less, to compare. */
-const GemmIsa *cpu_isa(void) {
-#if defined(__x86_64__)
-    const char *limit = getenv("STGC_ISA");
-    bool generic = limit && strcmp(limit, "generic") == 0;
-    bool avx2 = limit && strcmp(limit, "avx2") == 0;
-    if (!generic && !avx2 && runs_avx512())
-        return &gemm_avx512;
-    if (!generic && runs_avx2())
-        return &gemm_avx2;
-#endif
-    return &gemm_generic;
-}
-
 /* So many columns that packed B of one chain takes half the second cache. */
 int64_t cpu_tile_columns(void) {
     long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE); /* 0 where the system does not tell */
@@ -69,7 +43,8 @@ static void model_name(char *text, size_t size) {
 }
 
 void cpu_describe(const Machine *machine, char *text, int64_t size) {
-    char model[160];
+    char model[160], xsmm[80];
+    xsmm_describe(xsmm, sizeof xsmm);
     model_name(model, sizeof model);
     int n = snprintf(text, (size_t)size, "%s, flags", model);
 #if defined(__x86_64__)
@@ -86,6 +61,6 @@ void cpu_describe(const Machine *machine, char *text, int64_t size) {
 #endif
     if (n < size)
         snprintf(text + n, (size_t)(size - n),
-                 "; %d of %d threads; f32 matrix products: own %s kernels", machine->threads,
-                 cpu_count(), machine->isa->name);
+                 "; %d of %d threads; f32 matrix products: %s", machine->threads,
+                 cpu_count(), xsmm);
 }

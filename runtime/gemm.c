@@ -134,7 +134,7 @@ static void run_block(const Division *d, int64_t e, int64_t i0, int64_t i1, int6
     b.b = bb + j0 * g->b_col;
     b.c = c ? c + b.m0 * g->ldc + j0 : NULL;
     Machine *machine = d->machine;
-    gemm_block(machine->isa, &machine->work[pool_thread(machine->pool)], &b);
+    gemm_block(&machine->work[pool_thread(machine->pool)], &b);
 }
 
 static void run_task(void *env, int64_t task) {

@@ -1,9 +1,14 @@
-/* gemm.h: the matrix product engine, inside the runtime.
+/* gemm.h: the matrix product engines, inside the runtime.
  *
- * A kernel multiplies a strip of at most `mr` rows of A by a packed panel of `nr` columns of B and
- * writes or adds to C. Each element of C is one chain of multiply-adds over at most GEMM_KC values
- * of k in ascending order; longer products add the chains in ascending order. So the bits of C
- * depend on k alone: not on strips, blocks, tasks or threads. */
+ * libxsmm (gemm_xsmm.c) makes kernels for the sizes at hand: a strip of rows of A times a panel of
+ * columns of B. Our part (gemm_block.c) is which rows and columns meet when, where they lie, and
+ * what happens to finished tiles. oneDNN (gemm_onednn.c) takes whole dense products where it is
+ * known to be faster.
+ *
+ * Each element of C is one chain of fused multiply-adds in ascending k, starting at 0 or at the C
+ * that is added to: libxsmm keeps it in a register, and storing and loading it between kernels
+ * changes nothing. So its bits do not depend on strips, blocks, tasks or threads. The one exception
+ * of libxsmm's, panels of one vector by fewer than 12 rows, is never asked for. */
 #ifndef STGC_RUNTIME_GEMM_H
 #define STGC_RUNTIME_GEMM_H
 
@@ -13,61 +18,87 @@
 #include "runtime/step.h"
 
 enum {
-    GEMM_KC = 512,  /* depth of one chain; part of the numbers, so the same for every CPU */
-    GEMM_NT = 512,  /* columns of a tile, what an epilogue sees, at most */
-    GEMM_MB = 256,  /* rows of a tile buffer */
-    GEMM_CHUNK = 9, /* strips of A packed at a time */
-    GEMM_A_LD = GEMM_KC + 16 /* row distance of copied A: rows fall into different cache sets */
+    GEMM_NR = 32, /* columns of a panel: a kernel of 14 rows keeps 28 sums in registers */
+    GEMM_MR = 14, /* rows of a strip, or a multiple; the last of a block has up to twice as many */
+    GEMM_KB = 64, /* depth of one block of a kernel, which takes a number of blocks */
+    GEMM_KC = 512, /* depth of a tile, if it is GEMM_NT columns wide */
+    GEMM_DEPTH = 4 * GEMM_KC, /* of a tile at most */
+    GEMM_NT = 512, /* columns of a tile, what an epilogue sees, at most */
+    GEMM_MB = 256, /* rows of a tile buffer */
+    GEMM_CHUNK = 8, /* strips of A packed at a time */
 };
 
-/* c[i*ldc + j] (=|+=) sum over kk < k of A[i][kk] b[kk*nr + j], for the kernel's rows i and j < n.
- * Row kernels read A[i][kk] at a[i*rs + kk], panel kernels at a[kk*mr + i]. */
-typedef void (*GemmKernel)(int64_t k, const float *a, int64_t rs, const float *b, float *c,
-                           int64_t ldc, int64_t n, bool add);
+/* ---- libxsmm ---- */
 
-/* One instruction set. Tables are indexed [rows - 1][columns beyond one vector]. */
-typedef struct GemmIsa {
-    const char *name;
-    int mr, nr, vl; /* rows of a strip, columns of a panel, floats of a vector */
-    GemmKernel (*row)[2], (*panel)[2];
-    /* dst[kk*nr + j] = src[kk + j*ld] for kk < kc, j < n; zeros for n <= j < nr. */
-    void (*pack_b_transposed)(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst);
-    /* Panel p, at dst + p*gemm_panel(kc, nr), holds columns [p*nr, (p+1)*nr) of B stored [kc][n]
-     * with row distance ld, as [kc][nr]; zeros beyond n. */
-    void (*pack_b_copy)(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst);
-    /* Strips of A stored [k, m]: panel s, at dst + s*gemm_panel(kc, mr), holds the rows of strip s
-     * of `strips` (gemm_strip) as [kc][mr]. */
-    void (*pack_a_panels)(const float *src, int64_t ld, int64_t kc, int64_t m, int64_t strips,
-                          float *dst);
-    /* sum of x[i] y[i], in vectors of doubles where there are any. */
+/* C[m,n] (=|+=) A[m,k] B[k,n]: n at most GEMM_NR, B and C in rows, A in rows or in columns ([k,m]).
+ */
+typedef struct XsmmShape {
+    int32_t m, n, k, lda, ldb, ldc;
+    int32_t a_columns, add; /* 0 or 1 */
+} XsmmShape;
+typedef void (*XsmmFunction)(const float *b, const float *a, float *c, const unsigned long long *,
+                             ...);
+typedef struct XsmmKernel {
+    XsmmFunction run; /* NULL: this CPU has none */
+    XsmmShape shape;
+} XsmmKernel;
+/* Kernels that one thread used lately. */
+enum { XSMM_CACHE = 64 };
+typedef struct XsmmCache {
+    XsmmKernel kernels[XSMM_CACHE];
+} XsmmCache;
+
+void xsmm_init(void); /* once per process is enough; any thread */
+/* C (+)= A B over `blocks` times the depth of the shape. A shape's first use in the process takes
+ * about 70 us. */
+void xsmm_run(XsmmCache *cache, const XsmmShape *shape, const float *a, const float *b, float *c,
+              int64_t blocks);
+void xsmm_describe(char *text, int64_t size); /* "libxsmm 1.17 (clx)" */
+
+/* ---- oneDNN ---- */
+
+bool onednn_wants(const StgcGemm *g); /* by shape and layout only; false if it is not installed */
+bool onednn_takes(const StgcGemm *g); /* any product it can compute; false if it is not installed */
+/* The whole product on the calling thread. */
+void onednn_run(const StgcGemm *g);
+void onednn_describe(char *text, int64_t size); /* loads it; "oneDNN 2.6.3 (...)" or "no oneDNN" */
+
+/* ---- operations on vectors, for this CPU ---- */
+typedef struct GemmVectors {
+    /* dst[kk*GEMM_NR + j] = src[kk + j*ld] for kk < kc, j < n. */
+    void (*transpose)(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst);
+    /* dst[kk*GEMM_NR + j] = src[kk*ld + j] for kk < kc, j < GEMM_NR; the same for `panels` panels,
+     * GEMM_NR apart in src and `distance` in dst. */
+    void (*copy)(const float *src, int64_t ld, int64_t kc, int64_t panels, int64_t distance,
+                 float *dst);
+    /* sum of x[i] y[i] in f64. */
     double (*dot)(const float *x, const float *y, int64_t n);
-} GemmIsa;
+} GemmVectors;
+const GemmVectors *gemm_vectors(void);
 
-extern const GemmIsa gemm_avx512, gemm_avx2, gemm_generic;
+/* ---- our part ---- */
 
 /* Buffers of one thread; never shared, used by one product at a time. */
 typedef struct GemmWork {
     float *a, *b;        /* packed operands */
     float *tile, *tile2; /* [GEMM_MB][GEMM_NT] each */
-    int64_t columns;     /* of a tile one chain deep: packed B takes half the second cache */
+    int64_t columns;     /* of a tile of depth GEMM_KC: B takes half the second cache */
+    const GemmVectors *vectors;
+    XsmmCache *cache;
 } GemmWork;
+
+/* Panels of packed B: not a multiple of 4096 bytes apart, or they would share cache sets. */
+static inline int64_t gemm_panel(int64_t depth) {
+    return depth * GEMM_NR + 16;
+}
+
 enum {
-    GEMM_WORK_A = GEMM_CHUNK * 14 * GEMM_A_LD + 64,
-    GEMM_WORK_B = GEMM_KC * GEMM_NT + 64 * 16,
+    GEMM_A_LD = GEMM_DEPTH + 16, /* of copied rows of A */
+    GEMM_WORK_A = (GEMM_CHUNK + 1) * GEMM_MR * GEMM_A_LD,
+    GEMM_WORK_B = GEMM_KC * GEMM_NT + 16 * GEMM_NT / GEMM_NR,
     GEMM_WORK_TILE = GEMM_MB * GEMM_NT,
     GEMM_WORK_FLOATS = GEMM_WORK_A + GEMM_WORK_B + 2 * GEMM_WORK_TILE
 };
-
-/* Distance of packed strips of A and panels of B: not a multiple of 4096 bytes, so that writing
- * to all of them in turn stays in the first cache. */
-static inline int64_t gemm_panel(int64_t kc, int64_t mr) {
-    return kc * mr + 16;
-}
-
-/* First row of strip s of m rows: divided evenly, so that no strip is much smaller than others. */
-static inline int64_t gemm_strip(int64_t m, int64_t strips, int64_t s) {
-    return m * s / strips;
-}
 
 /* One thread's share of a product, any size. */
 typedef struct GemmBlock {
@@ -84,8 +115,9 @@ typedef struct GemmBlock {
     StgcEpilogue epilogue; /* may be NULL */
     void *env;
     int64_t group, m0, n0; /* what the epilogue is told */
+    const float *next_b;   /* NULL, or B of the next block, to be fetched early */
 } GemmBlock;
 
-void gemm_block(const GemmIsa *isa, const GemmWork *work, const GemmBlock *block);
+void gemm_block(const GemmWork *work, const GemmBlock *block);
 
 #endif

@@ -34,7 +34,8 @@ static bool make_buffers(Machine *m) {
     const size_t huge = (size_t)2 << 20, all = (each * (size_t)m->threads + huge - 1) & ~(huge - 1);
     m->work = calloc((size_t)m->threads, sizeof *m->work);
     m->buffers = aligned_alloc(huge, all);
-    if (!m->work || !m->buffers)
+    m->caches = calloc((size_t)m->threads, sizeof *m->caches);
+    if (!m->work || !m->buffers || !m->caches)
         return false;
     madvise(m->buffers, all, MADV_HUGEPAGE);
     for (int i = 0; i < m->threads; i++) {
@@ -45,6 +46,8 @@ static bool make_buffers(Machine *m) {
             .tile2 = p + GEMM_WORK_B + GEMM_WORK_TILE,
             .a = p + GEMM_WORK_B + 2 * GEMM_WORK_TILE,
             .columns = cpu_tile_columns(),
+            .vectors = gemm_vectors(),
+            .cache = &m->caches[i],
         };
     }
     return true;
@@ -56,8 +59,8 @@ StgcRt *stgc_rt_new(int threads) {
         return NULL;
     m->rt = (StgcRt){service_parallel, service_gemm, machine_token_dot, service_fault, service_mark};
     m->threads = threads > 0 ? threads : cpu_count();
-    m->isa = cpu_isa();
     m->small_level = machine_small_level();
+    xsmm_init();
     pthread_mutex_init(&m->fault_lock, NULL);
     if (make_buffers(m))
         m->pool = pool_new(m->threads);
@@ -76,6 +79,7 @@ void stgc_rt_free(StgcRt *rt) {
     pool_free(m->pool);
     pthread_mutex_destroy(&m->fault_lock);
     free(m->buffers);
+    free(m->caches);
     free(m->work);
     free(m);
 }

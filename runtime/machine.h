@@ -24,10 +24,10 @@ typedef struct Machine {
     StgcRt rt; /* first: an StgcRt is a Machine */
     Pool *pool;
     int threads;
-    const GemmIsa *isa;
     GemmWork *work; /* [threads] */
     float *buffers;
     int small_level; /* machine_small_level */
+    XsmmCache *caches; /* [threads] */
     pthread_mutex_t fault_lock;
     Fault fault;
     StgcWatch watch; /* NULL: nobody measures */
@@ -43,7 +43,6 @@ int pool_thread(const Pool *pool); /* the running thread: 0 is the caller of poo
 
 /* cpu.c */
 int cpu_count(void); /* CPUs this process may run on */
-const GemmIsa *cpu_isa(void);
 int64_t cpu_tile_columns(void); /* for GemmWork */
 void cpu_describe(const Machine *machine, char *text, int64_t size);
 

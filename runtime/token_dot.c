@@ -80,7 +80,7 @@ static void inner_products(const Machine *machine, const float *v, int64_t width
         .c = out,
         .ldc = COLUMN_BLOCK,
     };
-    gemm_block(machine->isa, work_of(machine), &b);
+    gemm_block(work_of(machine), &b);
 }
 
 /* Column block j0 of a group that starts at row `first` and has `count` rows, into one lane. */
@@ -98,7 +98,7 @@ static void gram_column(const Plan *p, int64_t first, int64_t count, int64_t j0,
         inner_products(machine, d, t->out, i0, m, j0, n, w->tile2);
         for (int64_t i = 0; i < m; i++) {
             const float *a = w->tile + i * COLUMN_BLOCK, *b = w->tile2 + i * COLUMN_BLOCK;
-            sums[(i0 + i) * LANES] += machine->isa->dot(a, b, n);
+            sums[(i0 + i) * LANES] += w->vectors->dot(a, b, n);
             if (i0 + i >= j0 + n)
                 for (int64_t j = 0; j < n; j++)
                     below[j] += (double)a[j] * b[j];
@@ -138,7 +138,7 @@ static void row_dot(void *env, int64_t group, int64_t m0, int64_t m1, int64_t n0
     const StgcTokenDot *t = p->t;
     for (int64_t r = m0; r < m1; r++) {
         double *sum = &p->sums[r * LANES];
-        double part = p->machine->isa->dot(tile + (r - m0) * ld, t->d + r * t->out + n0, n1 - n0);
+        double part = work_of(p->machine)->vectors->dot(tile + (r - m0) * ld, t->d + r * t->out + n0, n1 - n0);
         *sum = n0 == 0 ? part : *sum + part;
         if (n1 == t->out)
             t->dot[r] = (float)(*sum / (double)count_of(t, group));
@@ -174,7 +174,7 @@ static void factored_task(void *env, int64_t task) {
         .group = group,
         .m0 = m0,
     };
-    gemm_block(p->machine->isa, work_of(p->machine), &b);
+    gemm_block(work_of(p->machine), &b);
 }
 
 /* The factored groups of [first, end), all with G at hand. */

@@ -1,0 +1,123 @@
+/* gemm_vectors.c: the loops around the kernels that need wide vectors: packing B, and dot products
+ * in f64. Written once in the compiler's own vectors, compiled for each
+ * level of the x86-64 ABI; all levels give the same bits. */
+#include <string.h>
+
+#include "runtime/cpu_level.h"
+#include "runtime/gemm.h"
+
+typedef float Float4 __attribute__((vector_size(16)));
+typedef float Float8 __attribute__((vector_size(32)));
+typedef double Double8 __attribute__((vector_size(64)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Rows i and i+4 of four columns, side by side. */
+INLINE void load_pair(const float *src, int64_t ld, Float8 *to) {
+    Float4 low, high;
+    memcpy(&low, src, sizeof low);
+    memcpy(&high, src + 4 * ld, sizeof high);
+    *to = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+
+/* dst[kk*GEMM_NR + j] = src[j*ld + kk] for 4 values of kk and 8 of j. */
+INLINE void transpose_4x8(const float *src, int64_t ld, float *dst) {
+    Float8 r0, r1, r2, r3;
+    load_pair(src, ld, &r0);
+    load_pair(src + ld, ld, &r1);
+    load_pair(src + 2 * ld, ld, &r2);
+    load_pair(src + 3 * ld, ld, &r3);
+    Float8 t0 = __builtin_shufflevector(r0, r1, 0, 8, 1, 9, 4, 12, 5, 13);
+    Float8 t1 = __builtin_shufflevector(r2, r3, 0, 8, 1, 9, 4, 12, 5, 13);
+    Float8 t2 = __builtin_shufflevector(r0, r1, 2, 10, 3, 11, 6, 14, 7, 15);
+    Float8 t3 = __builtin_shufflevector(r2, r3, 2, 10, 3, 11, 6, 14, 7, 15);
+    Float8 o0 = __builtin_shufflevector(t0, t1, 0, 1, 8, 9, 4, 5, 12, 13);
+    Float8 o1 = __builtin_shufflevector(t0, t1, 2, 3, 10, 11, 6, 7, 14, 15);
+    Float8 o2 = __builtin_shufflevector(t2, t3, 0, 1, 8, 9, 4, 5, 12, 13);
+    Float8 o3 = __builtin_shufflevector(t2, t3, 2, 3, 10, 11, 6, 7, 14, 15);
+    memcpy(dst, &o0, sizeof o0);
+    memcpy(dst + GEMM_NR, &o1, sizeof o1);
+    memcpy(dst + (int64_t)2 * GEMM_NR, &o2, sizeof o2);
+    memcpy(dst + (int64_t)3 * GEMM_NR, &o3, sizeof o3);
+}
+
+INLINE void transpose_body(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst) {
+    enum { COLUMNS = 16 }; /* whole lines of dst */
+    int64_t j = 0;
+    for (int64_t step = COLUMNS; step >= 8; step /= 2)
+        for (; j + step <= n; j += step) {
+            int64_t kk = 0;
+            for (; kk + 4 <= kc; kk += 4)
+                for (int64_t half = 0; half < step; half += 8)
+                    transpose_4x8(src + (j + half) * ld + kk, ld, dst + kk * GEMM_NR + j + half);
+            for (; kk < kc; kk++)
+                for (int64_t jj = j; jj < j + step; jj++)
+                    dst[kk * GEMM_NR + jj] = src[jj * ld + kk];
+        }
+    for (; j < n; j++)
+        for (int64_t kk = 0; kk < kc; kk++)
+            dst[kk * GEMM_NR + j] = src[j * ld + kk];
+}
+
+INLINE void copy_body(const float *src, int64_t ld, int64_t kc, int64_t panels, int64_t distance,
+                      float *dst) {
+    for (int64_t kk = 0; kk < kc; kk++)
+        for (int64_t p = 0; p < panels; p++)
+            for (int64_t j = 0; j < GEMM_NR; j += 8)
+                memcpy(dst + p * distance + kk * GEMM_NR + j, src + kk * ld + p * GEMM_NR + j,
+                       sizeof(Float8));
+}
+
+INLINE void add_products(const float *x, const float *y, Double8 *sum) {
+    Float8 a, b;
+    memcpy(&a, x, sizeof a);
+    memcpy(&b, y, sizeof b);
+    *sum += __builtin_convertvector(a, Double8) * __builtin_convertvector(b, Double8);
+}
+
+INLINE double dot_body(const float *x, const float *y, int64_t n) {
+    Double8 s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        add_products(x + i, y + i, &s0);
+        add_products(x + i + 8, y + i + 8, &s1);
+        add_products(x + i + 16, y + i + 16, &s2);
+        add_products(x + i + 24, y + i + 24, &s3);
+    }
+    for (; i + 8 <= n; i += 8)
+        add_products(x + i, y + i, &s0);
+    s0 = (s0 + s1) + (s2 + s3);
+    double s = ((s0[0] + s0[1]) + (s0[2] + s0[3])) + ((s0[4] + s0[5]) + (s0[6] + s0[7]));
+    for (; i < n; i++)
+        s += (double)x[i] * y[i];
+    return s;
+}
+
+#define VECTORS(level, attribute) \
+    attribute static void transpose_##level(const float *src, int64_t ld, int64_t kc, int64_t n, \
+                                            float *dst) { \
+        transpose_body(src, ld, kc, n, dst); \
+    } \
+    attribute static void copy_##level(const float *src, int64_t ld, int64_t kc, int64_t panels, \
+                                       int64_t distance, float *dst) { \
+        copy_body(src, ld, kc, panels, distance, dst); \
+    } \
+    attribute static double dot_##level(const float *x, const float *y, int64_t n) { \
+        return dot_body(x, y, n); \
+    } \
+    static const GemmVectors vectors_##level = {transpose_##level, copy_##level, dot_##level};
+
+VECTORS(base, )
+#if defined(__x86_64__)
+VECTORS(v3, __attribute__((target("arch=x86-64-v3"))))
+VECTORS(v4, __attribute__((target("arch=x86-64-v4,prefer-vector-width=512"))))
+#endif
+
+const GemmVectors *gemm_vectors(void) {
+#if defined(__x86_64__)
+    int level = stgc_cpu_level();
+    if (level > 0)
+        return level == 4 ? &vectors_v4 : &vectors_v3;
+#endif
+    return &vectors_base;
+}
