@@ -216,16 +216,40 @@ bool train_resume(Train *t) {
 
 /* ---- the model ---- */
 
+typedef VEC(NamedTensor) NamedTensors;
+
+/* The other names of tied parameters take the trained values too, transposed where they were. */
+static void add_tied(Job *j, const Slots *slots, NamedTensors *values) {
+    for (int i = 0; i < j->recipe->model.tie.n; i++) {
+        const StrList *names = &j->recipe->model.tie.at[i];
+        const Tensor *first = NULL, *trained = NULL;
+        for (int k = 0; k < slots->n; k++)
+            if (!strcmp(slots->at[k].name, names->at[0]))
+                trained = &slots->at[k].tensor;
+        first = param_initial(j->g, names->at[0]);
+        for (int k = 1; k < names->n && first && trained; k++) {
+            const Tensor *other = param_initial(j->g, names->at[k]);
+            ParamTie tie = other ? params_tied(first, other) : TIE_NONE;
+            NamedTensor one = {names->at[k], trained};
+            if (tie == TIE_TRANSPOSED)
+                one.tensor = tensor_transposed(&j->arena, trained);
+            if (tie != TIE_NONE)
+                vec_push(values, one);
+        }
+    }
+}
+
 bool train_write_model(Train *t) {
     Job *j = &t->job;
     Slots slots = {0};
     collect(t, &slots);
-    VEC(NamedTensor) values = {0};
+    NamedTensors values = {0};
     for (int i = 0; i < slots.n; i++) {
         NamedTensor one = {slots.at[i].name, &slots.at[i].tensor};
         if (slots.at[i].kind == PARAM_WEIGHT)
             vec_push(&values, one);
     }
+    add_tied(j, &slots, &values);
     const char *path = arena_printf(&j->arena, "%s/model.onnx", j->o->out);
     bool ok = onnx_export_weights(j->file, path, values.at, values.n, &j->out_diag);
     vec_free(&values);

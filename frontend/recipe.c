@@ -25,6 +25,7 @@ typedef enum {
     KEY_TEXT_OR_NULL,
     KEY_WORD,    /* one of `words`, an int */
     KEY_LIST,    /* StrList; one text stands for a list of one */
+    KEY_LISTS,   /* a list of StrList */
     KEY_NUMBERS, /* map of name: number */
     KEY_PAIR,    /* two doubles in [min, max) */
 } KeyType;
@@ -73,6 +74,7 @@ WORDS(precision_words, {"f32", PRECISION_F32}, {"tf32", PRECISION_TF32}, {"bf16"
 static const Key keys[] = {
     PLAIN("model", "train", KEY_LIST, model.train),
     PLAIN("model", "freeze", KEY_LIST, model.freeze),
+    PLAIN("model", "tie", KEY_LISTS, model.tie),
     WORD("loss", "kind", loss.kind, loss_words),
     PLAIN("loss", "logits", KEY_TEXT_OR_NULL, loss.logits),
     PLAIN("loss", "labels", KEY_TEXT, loss.labels),
@@ -143,11 +145,21 @@ Recipe *recipe_new(void) {
     return r;
 }
 
+typedef VEC(StrList) Lists;
+
+static void free_lists(void *field) {
+    Lists *l = field;
+    for (int i = 0; i < l->n; i++)
+        vec_free(&l->at[i]);
+    vec_free(l);
+}
+
 void recipe_free(Recipe *r) {
     if (!r)
         return;
     vec_free(&r->model.train);
     vec_free(&r->model.freeze);
+    free_lists(&r->model.tie);
     vec_free(&r->loss.terms);
     vec_free(&r->data.inputs);
     arena_free(&r->arena);
@@ -267,6 +279,24 @@ static bool set_list(Setter *s, const Key *k, const Yaml *y, StrList *list) {
     return ok;
 }
 
+static bool set_lists(Setter *s, const Key *k, const Yaml *y, Lists *lists) {
+    Lists fresh = {0};
+    bool ok = y->kind == YAML_LIST;
+    for (int i = 0; ok && i < y->items.n; i++) {
+        StrList one = {0};
+        ok =
+            y->items.at[i]->kind == YAML_LIST && set_list(s, k, y->items.at[i], &one) && one.n >= 2;
+        vec_push(&fresh, one);
+    }
+    if (!ok) {
+        free_lists(&fresh);
+        return wrong(s, k, y, "a list of lists of two or more names: [[\"a\", \"b\"]]");
+    }
+    free_lists(lists);
+    *lists = fresh;
+    return true;
+}
+
 static bool set_number(Setter *s, const Key *k, const Yaml *y, double *field) {
     double v;
     if (k->type == KEY_FLOAT_OR_NULL && is_null(y)) {
@@ -344,6 +374,8 @@ static bool set_key(Setter *s, const Key *k, const Yaml *y) {
         return set_word(s, k, y, field);
     case KEY_LIST:
         return set_list(s, k, y, field);
+    case KEY_LISTS:
+        return set_lists(s, k, y, field);
     case KEY_NUMBERS:
         return set_numbers(s, k, y, field);
     case KEY_PAIR:
@@ -612,6 +644,15 @@ static void print_list(const StrList *l, FILE *to) {
     fputc(']', to);
 }
 
+static void print_lists(const Lists *l, FILE *to) {
+    fputc('[', to);
+    for (int i = 0; i < l->n; i++) {
+        fputs(i ? ", " : "", to);
+        print_list(&l->at[i], to);
+    }
+    fputc(']', to);
+}
+
 static void print_numbers(const Numbers *map, FILE *to) {
     fputc('{', to);
     for (int i = 0; i < map->n; i++) {
@@ -657,6 +698,9 @@ static void print_value(const Recipe *r, const Key *k, FILE *to) {
         break;
     case KEY_LIST:
         print_list(field, to);
+        break;
+    case KEY_LISTS:
+        print_lists(field, to);
         break;
     case KEY_NUMBERS:
         print_numbers(field, to);

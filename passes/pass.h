@@ -97,6 +97,16 @@ Value *grad_unbroadcast(Grad *G, Value *cotangent, const Value *like); /* sums w
 #include "ir/ops.def"
 #undef OP
 
+/* ---- parameters that are one (passes/select_ties.c) ---- */
+typedef enum { TIE_NONE, TIE_EQUAL, TIE_TRANSPOSED } ParamTie;
+ParamTie params_tied(const Tensor *a, const Tensor *b); /* by their values */
+const Tensor *param_initial(const Graph *g, const char *name); /* NULL: no such parameter */
+Tensor *tensor_transposed(Arena *a, const Tensor *t); /* of a matrix */
+/* Joins the parameters of model.tie: the first is used for all. False with a diagnostic. */
+bool params_tie(Compile *c);
+/* Notes trained matrices that are equal or transposes of one another and are not tied. */
+void params_report_ties(Compile *c);
+
 /* ---- MoE layers of a raised graph, read off its dispatch nodes ---- */
 typedef struct MoeLayer {
     int index; /* in graph order */

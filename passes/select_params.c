@@ -125,12 +125,8 @@ static void mark_straight_through(Compile *c) {
 
 bool pass_select_params(Compile *c) {
     const Recipe *r = c->recipe;
-    if (r->model.tie.n) {
-        diag_error(c->diag, EXIT_USAGE, "model.tie is not supported");
-        diag_more(c->diag,
-                  "remove the key: initializers the exporter shares are trained as one already");
+    if (!params_tie(c))
         return false;
-    }
     mark_straight_through(c);
     if (c->recipe->stgc.straight_through != STRAIGHT_OFF)
         mark_detached(c);
@@ -158,6 +154,7 @@ bool pass_select_params(Compile *c) {
         return false;
     warn_idle_globs(c, &r->model.train, "model.train");
     warn_idle_globs(c, &r->model.freeze, "model.freeze");
+    params_report_ties(c);
     if (trained)
         return true;
     diag_error(

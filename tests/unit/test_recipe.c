@@ -58,7 +58,7 @@ static void expect_text(const char *text, const char *want) {
     expect(text, strlen(text), want);
 }
 
-static const char defaults[] = "model:\n  train: [\"*\"]\n  freeze: []\n"
+static const char defaults[] = "model:\n  train: [\"*\"]\n  freeze: []\n  tie: []\n"
                                "loss:\n  kind: causal_lm\n  logits: null\n  labels: \"labels\"\n"
                                "  shifted: false\n  ignore_index: -100\n  balance: 0.01\n"
                                "  router_z: 0\n  terms: {}\n"
