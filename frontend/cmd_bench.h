@@ -73,7 +73,6 @@ typedef struct Bench {
     bool random_data;
     bool own_clock; /* one thread: kernels and peaks are timed by its CPU time, which others hardly disturb */
     int64_t memory_planned, memory_touched, allocated; /* bytes; allocated: heap growth while a step runs */
-    int64_t parameters;
     double compile_seconds;   /* of the first variant, passes and code */
     double import_seconds;
     void *first_params;       /* parameters of the first variant after CHECK_STEPS */
