@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "ir/eval.h"
+#include "ir/verify.h"
 #include "passes/grad.h"
 
 typedef struct Model {
@@ -289,6 +290,41 @@ static void test_detached(void **unused) {
     }
 }
 
+/* model.tie: the first of the names is used for all, transposed where it must be. */
+static void test_tie(void **unused) {
+    (void)unused;
+    static const float a[] = {1, 2, 3, 4, 5, 6}, turned[] = {1, 4, 2, 5, 3, 6}, other[6] = {0};
+    for (int k = 0; k < 3; k++) { /* equal, transposed, neither */
+        Model *m = model_new(1, (int64_t[]){3}, logits);
+        Builder b = builder_at_end(m->g, graph_source(m->g, "pair", "Test"));
+        Tensor x = {.dtype = DT_F32, .rank = 2, .dims = {2, 3}, .data = (void *)a}, y = x;
+        y.data = (void *)(k == 0 ? a : k == 1 ? turned : other);
+        if (k == 1)
+            y.dims[0] = 3, y.dims[1] = 2;
+        Value *two = op_param(&b, "two", PARAM_WEIGHT, &y),
+              *one = op_param(&b, "one", PARAM_WEIGHT, &x);
+        Value *use = op_unary(&b, OP_NEG, two);
+        graph_add_output(m->g, "use", use);
+        StrList names = {0};
+        vec_push(&names, "one");
+        vec_push(&names, "two");
+        vec_push(&m->recipe.model.tie, names);
+        assert_int_equal(params_tie(&m->c), k < 2);
+        if (k == 2)
+            assert_non_null(strstr(said(m), "'one' and 'two' are neither equal nor transposes"));
+        else
+            assert_int_equal(two->uses.n, 0);
+        if (k == 0)
+            assert_ptr_equal(use->def->in[0], one);
+        if (k == 1)
+            assert_ptr_equal(use->def->in[0]->def->in[0], one);
+        graph_verify(m->g, "tie");
+        vec_free(&m->recipe.model.tie.at[0]);
+        vec_free(&m->recipe.model.tie);
+        model_free(m);
+    }
+}
+
 /* ---- what users are told ---- */
 
 static void test_refusals(void **unused) {
@@ -323,6 +359,7 @@ int main(void) {
         cmocka_unit_test(test_selection),
         cmocka_unit_test(test_straight_through),
         cmocka_unit_test(test_detached),
+        cmocka_unit_test(test_tie),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
