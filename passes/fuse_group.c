@@ -245,10 +245,10 @@ static bool fits(Grouping *t, int g, const Nodes *nodes) {
                 continue;
             if (!is_inner(t, v) && group_of(t, v) == g) {
                 bound[v->id] = true;
-                if (maker(t, v) != v->def &&
-                    (k->kind == KERNEL_ROWS ||
-                     value_count(v) != value_count(maker(t, v)->out[0])))
-                    ok = false; /* a part of a result, or in memory only after the row's stages */
+                /* A view of a result is in memory only after the group's store, under another buffer's
+                 * name: not to be read by the group itself. */
+                if (maker(t, v) != v->def)
+                    ok = false;
             }
             depends |= bound[v->id];
         }
