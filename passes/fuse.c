@@ -175,6 +175,10 @@ void fuse_finish_kernel(KernelPlan *p, Kernel *k, const int *member, int mark) {
                 add_once(&bad, p->storage[v->id]);
         }
     }
+    for (int i = 0; i < k->operands.n; i++)
+        for (int j = 0; j < k->roots.n; j++)
+            if (p->storage[k->operands.at[i]->id] == k->roots.at[j])
+                bug("a kernel reads %%%d, a view of its own result", k->operands.at[i]->id);
     for (int i = 0; i < k->operands.n && same_kind; i++) {
         Value *v = k->operands.at[i];
         bool clean = p->storage[v->id] == v || value_count(p->storage[v->id]) == value_count(v);
