@@ -16,6 +16,13 @@ int cpu_count(void) {
     return n > 0 ? (int)n : 1;
 }
 
+Engine cpu_engine(void) {
+    const char *wish = getenv("STGC_GEMM");
+    if (wish && strcmp(wish, "xsmm") == 0)
+        return ENGINE_XSMM;
+    return wish && strcmp(wish, "onednn") == 0 ? ENGINE_ONEDNN : ENGINE_BEST;
+}
+
 /* So many columns that packed B of one chain takes half the second cache. */
 int64_t cpu_tile_columns(void) {
     long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE); /* 0 where the system does not tell */
@@ -43,8 +50,11 @@ static void model_name(char *text, size_t size) {
 }
 
 void cpu_describe(const Machine *machine, char *text, int64_t size) {
-    char model[160], xsmm[80];
+    char model[160], xsmm[80], onednn[80];
     xsmm_describe(xsmm, sizeof xsmm);
+    snprintf(onednn, sizeof onednn, "oneDNN not used");
+    if (machine->engine != ENGINE_XSMM)
+        onednn_describe(onednn, sizeof onednn);
     model_name(model, sizeof model);
     int n = snprintf(text, (size_t)size, "%s, flags", model);
 #if defined(__x86_64__)
@@ -60,7 +70,6 @@ void cpu_describe(const Machine *machine, char *text, int64_t size) {
 #undef FLAG
 #endif
     if (n < size)
-        snprintf(text + n, (size_t)(size - n),
-                 "; %d of %d threads; f32 matrix products: %s", machine->threads,
-                 cpu_count(), xsmm);
+        snprintf(text + n, (size_t)(size - n), "; %d of %d threads; f32 matrix products: %s, %s",
+                 machine->threads, cpu_count(), xsmm, onednn);
 }

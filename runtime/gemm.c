@@ -16,6 +16,7 @@ typedef struct Division {
     int64_t groups;
     int64_t rows_at_most, columns_at_most; /* of one block */
     int64_t groups_per_task;               /* above 1 only where a group is one block */
+    bool onednn;                           /* else libxsmm */
     bool ordered;
     int16_t order[ORDERED]; /* groups, largest first, if ordered */
 } Division;
@@ -76,6 +77,11 @@ static void divide(Division *d) {
     const double smallest = 5e5; /* multiply-adds worth handing to another thread */
     const StgcGemm *g = d->g;
     int64_t threads = d->machine->threads;
+    if (d->onednn) { /* its sums may depend on the size of a block */
+        d->rows_at_most = ONEDNN_ROWS;
+        d->columns_at_most = ONEDNN_COLUMNS;
+        return;
+    }
     double work = work_of(g, d->groups);
     int64_t enough = threads == 1 ? 1 : 4 * threads;
     for (int i = 0; i < (int)(sizeof sizes / sizeof sizes[0]); i++) {
@@ -134,6 +140,8 @@ static void run_block(const Division *d, int64_t e, int64_t i0, int64_t i1, int6
     b.b = bb + j0 * g->b_col;
     b.c = c ? c + b.m0 * g->ldc + j0 : NULL;
     Machine *machine = d->machine;
+    if (d->onednn && onednn_block(&b))
+        return;
     gemm_block(&machine->work[pool_thread(machine->pool)], &b);
 }
 
@@ -172,6 +180,18 @@ static void clear_tail(const StgcGemm *g, int64_t groups) {
         memset(g->c + r * g->ldc, 0, (size_t)g->n * sizeof *g->c);
 }
 
+static bool uses_onednn(const Machine *machine, const StgcGemm *g) {
+    switch (machine->engine) {
+    case ENGINE_XSMM:
+        return false;
+    case ENGINE_ONEDNN:
+        return onednn_takes(g);
+    case ENGINE_BEST:
+        break;
+    }
+    return onednn_wants(g);
+}
+
 void machine_gemm(StgcRt *rt, const StgcGemm *g) {
     Machine *machine = (Machine *)rt;
     Division d = {.g = g, .machine = machine, .groups = g->g1 * g->g2, .groups_per_task = 1};
@@ -181,6 +201,7 @@ void machine_gemm(StgcRt *rt, const StgcGemm *g) {
         clear_tail(g, d.groups);
     if (g->m <= 0)
         return;
+    d.onednn = uses_onednn(machine, g);
     divide(&d);
     order_groups(&d);
     pool_run(machine->pool, tasks_of(&d), run_task, &d);

@@ -2,13 +2,14 @@
  *
  * libxsmm (gemm_xsmm.c) makes kernels for the sizes at hand: a strip of rows of A times a panel of
  * columns of B. Our part (gemm_block.c) is which rows and columns meet when, where they lie, and
- * what happens to finished tiles. oneDNN (gemm_onednn.c) takes whole dense products where it is
+ * what happens to finished tiles. oneDNN (gemm_onednn.c) takes those dense products for which it is
  * known to be faster.
  *
  * Each element of C is one chain of fused multiply-adds in ascending k, starting at 0 or at the C
  * that is added to: libxsmm keeps it in a register, and storing and loading it between kernels
  * changes nothing. So its bits do not depend on strips, blocks, tasks or threads. The one exception
- * of libxsmm's, panels of one vector by fewer than 12 rows, is never asked for. */
+ * of libxsmm's, panels of one vector by fewer than 12 rows, is never asked for. oneDNN promises
+ * nothing of the kind, so its blocks are of sizes that shapes alone decide. */
 #ifndef STGC_RUNTIME_GEMM_H
 #define STGC_RUNTIME_GEMM_H
 
@@ -18,24 +19,26 @@
 #include "runtime/step.h"
 
 enum {
-    GEMM_NR = 32, /* columns of a panel: a kernel of 14 rows keeps 28 sums in registers */
-    GEMM_MR = 14, /* rows of a strip, or a multiple; the last of a block has up to twice as many */
-    GEMM_KB = 64, /* depth of one block of a kernel, which takes a number of blocks */
-    GEMM_KC = 512, /* depth of a tile, if it is GEMM_NT columns wide */
+    GEMM_NR = 64,             /* columns of a panel of packed B */
+    GEMM_MR = 12,             /* rows of a strip, or a multiple; the last has up to twice as many */
+    GEMM_KB = 64,             /* depth of one block of a kernel, which takes a number of blocks */
+    GEMM_KC = 512,            /* depth of a tile, if it is GEMM_NT columns wide */
     GEMM_DEPTH = 4 * GEMM_KC, /* of a tile at most */
-    GEMM_NT = 512, /* columns of a tile, what an epilogue sees, at most */
-    GEMM_MB = 256, /* rows of a tile buffer */
-    GEMM_CHUNK = 8, /* strips of A packed at a time */
+    GEMM_NT = 512,            /* columns of a tile, what an epilogue sees, at most */
+    GEMM_MB = 256,            /* rows of a tile buffer */
+    GEMM_STRIP = 12288,       /* floats of A in a strip, about: what fits the first cache */
+    GEMM_STRIP_ROWS = 8 * GEMM_MR, /* at most */
+    GEMM_CHUNK = 8,                /* strips of A packed at a time */
 };
 
 /* ---- libxsmm ---- */
 
-/* C[m,n] (=|+=) A[m,k] B[k,n]: n at most GEMM_NR, B and C in rows, A in rows or in columns ([k,m]).
- */
+/* C[m,n] (=|+=) A[m,k] B[k,n]: B and C in rows, A in rows or in columns ([k,m]). */
 typedef struct XsmmShape {
     int32_t m, n, k, lda, ldb, ldc;
     int32_t a_columns, add; /* 0 or 1 */
 } XsmmShape;
+/* What libxsmm calls a reduce-batch kernel: of our B, A and C, and of a number of blocks of k. */
 typedef void (*XsmmFunction)(const float *b, const float *a, float *c, const unsigned long long *,
                              ...);
 typedef struct XsmmKernel {
@@ -57,11 +60,16 @@ void xsmm_describe(char *text, int64_t size); /* "libxsmm 1.17 (clx)" */
 
 /* ---- oneDNN ---- */
 
-bool onednn_wants(const StgcGemm *g); /* by shape and layout only; false if it is not installed */
-bool onednn_takes(const StgcGemm *g); /* any product it can compute; false if it is not installed */
-/* The whole product on the calling thread. */
-void onednn_run(const StgcGemm *g);
-void onednn_describe(char *text, int64_t size); /* loads it; "oneDNN 2.6.3 (...)" or "no oneDNN" */
+struct GemmBlock;
+enum { ONEDNN_ROWS = 96, ONEDNN_COLUMNS = 256 }; /* of its blocks, at most */
+
+/* Whether it is the faster one, by shape and layout only; false where it is not installed. */
+bool onednn_wants(const StgcGemm *g);
+/* Whether it can compute this at all; false where it is not installed. */
+bool onednn_takes(const StgcGemm *g);
+/* After one of these said yes. False: not this block, nothing is done. */
+bool onednn_block(const struct GemmBlock *block);
+void onednn_describe(char *text, int64_t size); /* loads it; "oneDNN 2.6.3 (...)" or "oneDNN not installed" */
 
 /* ---- operations on vectors, for this CPU ---- */
 typedef struct GemmVectors {
@@ -69,8 +77,12 @@ typedef struct GemmVectors {
     void (*transpose)(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst);
     /* dst[kk*GEMM_NR + j] = src[kk*ld + j] for kk < kc, j < GEMM_NR; the same for `panels` panels,
      * GEMM_NR apart in src and `distance` in dst. */
-    void (*copy)(const float *src, int64_t ld, int64_t kc, int64_t panels, int64_t distance,
-                 float *dst);
+    void (*copy_b)(const float *src, int64_t ld, int64_t kc, int64_t panels, int64_t distance,
+                   float *dst);
+    /* Strips of A stored [kc][..]: strip s, of `rows` rows, the last one of `last`, goes to
+     * dst + s*distance as [kc][its rows]. */
+    void (*copy_a)(const float *src, int64_t ld, int64_t kc, int64_t strips, int64_t rows,
+                   int64_t last, int64_t distance, float *dst);
     /* sum of x[i] y[i] in f64. */
     double (*dot)(const float *x, const float *y, int64_t n);
 } GemmVectors;
@@ -93,8 +105,7 @@ static inline int64_t gemm_panel(int64_t depth) {
 }
 
 enum {
-    GEMM_A_LD = GEMM_DEPTH + 16, /* of copied rows of A */
-    GEMM_WORK_A = (GEMM_CHUNK + 1) * GEMM_MR * GEMM_A_LD,
+    GEMM_WORK_A = (GEMM_CHUNK + 2) * GEMM_STRIP,
     GEMM_WORK_B = GEMM_KC * GEMM_NT + 16 * GEMM_NT / GEMM_NR,
     GEMM_WORK_TILE = GEMM_MB * GEMM_NT,
     GEMM_WORK_FLOATS = GEMM_WORK_A + GEMM_WORK_B + 2 * GEMM_WORK_TILE
@@ -115,7 +126,6 @@ typedef struct GemmBlock {
     StgcEpilogue epilogue; /* may be NULL */
     void *env;
     int64_t group, m0, n0; /* what the epilogue is told */
-    const float *next_b;   /* NULL, or B of the next block, to be fetched early */
 } GemmBlock;
 
 void gemm_block(const GemmWork *work, const GemmBlock *block);

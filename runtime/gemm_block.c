@@ -5,10 +5,8 @@
  *       for panels of GEMM_NR columns: libxsmm
  *       when k is done: epilogue on the strip, which is still in the first cache
  *
- * Packing is the only place that knows strides, gathers and edges. While kernels run, what comes
- * next is fetched: B of the next tile, rows of the next strip, C of the next panel; they lie far
- * apart in memory, where no hardware prefetcher guesses them. Needs: work buffers. Allocates
- * nothing. */
+ * Packing is the only place that knows strides and gathers; kernels are made for the sizes at the
+ * edges. Needs: work buffers. Allocates nothing. */
 #include <string.h>
 
 #include "runtime/gemm.h"
@@ -16,13 +14,14 @@
 enum {
     LINE = 16,          /* floats of a cache line */
     PAGE = 1024,        /* floats; rows so far apart share a cache set */
+    WAYS = 8,           /* lines that a cache set holds */
     VECTOR = 16,        /* floats, at most */
+    WIDE = 2 * VECTOR,  /* columns that a panel of one vector is padded to */
     FEW_ROWS = 12,      /* see splits */
     UNPACKED_ROWS = 48, /* so few are not worth packing B for */
     SMALL = 4096,       /* floats of B that stay in the first cache */
-    STRIP = 8192,       /* floats of A in a strip, about */
-    MOST_STRIPS = 6,    /* times GEMM_MR rows */
-    CLOSE = 64          /* floats between values of k of A in columns that is read in place */
+    CLOSE = 64,         /* floats between values of k of A in columns that is read in place */
+    FAR = 1 << 20 /* floats between rows of B: libxsmm counts the bytes of a block in an int */
 };
 
 static int64_t at_most(int64_t a, int64_t b) {
@@ -32,12 +31,13 @@ static int64_t at_most(int64_t a, int64_t b) {
 /* How kernels read A of this block. */
 typedef enum { A_ROWS, A_ROWS_COPIED, A_COLUMNS, A_COLUMNS_PACKED } AForm;
 
+/* libxsmm refuses rows that overlap, as those of a broadcast A do; they are copied. */
 static AForm a_form(const GemmBlock *g) {
     if (g->a_col == 1)
-        return g->a_index ? A_ROWS_COPIED : A_ROWS;
+        return g->a_index || g->a_row < g->k || g->a_row > INT32_MAX ? A_ROWS_COPIED : A_ROWS;
     if (g->a_row != 1 || g->a_index)
         return A_ROWS_COPIED;
-    return g->a_col <= CLOSE ? A_COLUMNS : A_COLUMNS_PACKED;
+    return g->m <= g->a_col && g->a_col <= CLOSE ? A_COLUMNS : A_COLUMNS_PACKED;
 }
 
 /* One tile of C in work: rows i0..i1 of the block, columns j0..j0+nt, depth k0..k0+kb. */
@@ -49,13 +49,14 @@ typedef struct Tile {
     int64_t i0, i1, j0, nt, k0, kb;
     float *c; /* at row i0; NULL: a strip's tile is enough */
     int64_t ldc;
-    bool last; /* k is done after this */
-    int64_t mr;  /* rows of a strip */
+    bool last;  /* k is done after this */
+    int64_t mr; /* rows of a strip */
 } Tile;
 
-/* Columns of the panel at column j. */
+/* Columns of the panel at column j. libxsmm goes through whole ones of B in place by itself. */
 static int64_t width_at(const Tile *t, int64_t j) {
-    return at_most(t->nt - j, GEMM_NR);
+    int64_t left = t->nt - j;
+    return left < GEMM_NR ? left : t->in_place ? left / GEMM_NR * GEMM_NR : GEMM_NR;
 }
 
 /* Whether libxsmm would split the chains of such a kernel (gemm.h). */
@@ -63,10 +64,10 @@ static bool splits(int64_t rows, int64_t width) {
     return rows < FEW_ROWS && width <= VECTOR;
 }
 
-/* Rows of a strip: what fits the first cache. */
+/* Rows of a strip. */
 static int64_t strip_rows(int64_t kb) {
-    int64_t strips = kb > 0 ? STRIP / kb / GEMM_MR : MOST_STRIPS;
-    return GEMM_MR * (strips < 1 ? 1 : at_most(strips, MOST_STRIPS));
+    int64_t rows = kb > 0 ? GEMM_STRIP / kb / GEMM_MR * GEMM_MR : GEMM_STRIP_ROWS;
+    return rows < GEMM_MR ? GEMM_MR : at_most(rows, GEMM_STRIP_ROWS);
 }
 
 /* Rows of strip s start here; the last strip takes what is left. */
@@ -98,7 +99,7 @@ static void pack_b(const Tile *t) {
     int64_t j = 0;
     if (g->b_col == 1) {
         int64_t whole = t->nt / GEMM_NR;
-        vectors->copy(src, g->b_row, t->kb, whole, distance, dst);
+        vectors->copy_b(src, g->b_row, t->kb, whole, distance, dst);
         j = whole * GEMM_NR;
         dst += whole * distance;
     }
@@ -119,11 +120,11 @@ static void pack_b(const Tile *t) {
     }
 }
 
-/* Whether kernels read B where it is: for a few rows packing does not pay, nor for a B that stays in
- * the first cache anyway. Panels to be padded are packed. */
+/* Whether kernels read B where it is: for a few rows packing does not pay, nor for a B that stays
+ * in the first cache anyway. Panels to be padded are packed. */
 static bool b_in_place(const GemmBlock *g, int64_t rows, int64_t nt, int64_t kb) {
-    bool small = kb * nt <= SMALL && g->b_row % PAGE != 0;
-    return g->b_col == 1 && (rows <= UNPACKED_ROWS || small) &&
+    bool small = kb * nt <= SMALL && (g->b_row % PAGE != 0 || kb <= WAYS);
+    return g->b_col == 1 && g->b_row >= nt && g->b_row <= FAR && (rows <= UNPACKED_ROWS || small) &&
            !splits(rows, (nt - 1) % GEMM_NR + 1);
 }
 
@@ -161,27 +162,11 @@ static int64_t strip_distance(const Tile *t) {
 
 /* A stored [k, m]: strips s.. of a chunk, each as [kb][its rows]. */
 static void pack_columns(const Tile *t, int64_t s, float *dst) {
-    enum { AHEAD = 8 }; /* values of k fetched before they are needed; they lie far apart */
     const GemmBlock *g = t->g;
-    int64_t strips = at_most(strips_of(t) - s, GEMM_CHUNK);
-    int64_t first = strip_at(t, s), end = strip_at(t, s + strips);
-    const float *src = g->a + t->i0 + first + t->k0 * g->a_col;
-    int64_t last = end - strip_at(t, s + strips - 1);
-    for (int64_t kk = 0; kk < t->kb; kk++, src += g->a_col) {
-        if (kk + AHEAD < t->kb)
-            for (int64_t i = 0; i < end - first; i += LINE)
-                __builtin_prefetch(src + AHEAD * g->a_col + i);
-        const float *from = src;
-        float *to = dst;
-        for (int64_t q = 0; q < strips; q++, to += strip_distance(t)) {
-            int64_t rows = q + 1 < strips ? t->mr : last;
-            if (rows == GEMM_MR) /* a size the compiler knows */
-                memcpy(to + kk * GEMM_MR, from, GEMM_MR * sizeof *to);
-            else
-                memcpy(to + kk * rows, from, (size_t)rows * sizeof *to);
-            from += rows;
-        }
-    }
+    int64_t strips = at_most(strips_of(t) - s, GEMM_CHUNK), end = strip_at(t, s + strips);
+    const float *src = g->a + t->i0 + strip_at(t, s) + t->k0 * g->a_col;
+    t->work->vectors->copy_a(src, g->a_col, t->kb, strips, t->mr, end - strip_at(t, s + strips - 1),
+                             strip_distance(t), dst);
 }
 
 /* A of strip s as kernels read it; *ld: distance of its rows or values of k. */
@@ -221,7 +206,7 @@ static void run_kernels(const Tile *t, int64_t j, int64_t rows, int64_t width, c
                        .k = GEMM_KB,
                        .lda = (int32_t)lda,
                        .ldb = (int32_t)ldb,
-                       .ldc = (int32_t)ldc,
+                       .ldc = (int32_t)(rows > 1 ? ldc : width),
                        .a_columns = columns,
                        .add = t->k0 > 0 || t->g->accumulate};
     if (blocks > 0) {
@@ -237,12 +222,12 @@ static void run_kernels(const Tile *t, int64_t j, int64_t rows, int64_t width, c
 /* The same in a buffer that is two vectors wide. */
 static void run_padded(const Tile *t, int64_t j, int64_t rows, int64_t width, const float *a,
                        int64_t lda, float *c) {
-    float wide[FEW_ROWS * GEMM_NR] = {0};
+    float wide[FEW_ROWS * WIDE] = {0};
     for (int64_t i = 0; i < rows && (t->k0 > 0 || t->g->accumulate); i++)
-        memcpy(wide + i * GEMM_NR, c + i * t->ldc, (size_t)width * sizeof *wide);
-    run_kernels(t, j, rows, GEMM_NR, a, lda, wide, GEMM_NR);
+        memcpy(wide + i * WIDE, c + i * t->ldc, (size_t)width * sizeof *wide);
+    run_kernels(t, j, rows, WIDE, a, lda, wide, WIDE);
     for (int64_t i = 0; i < rows; i++)
-        memcpy(c + i * t->ldc, wide + i * GEMM_NR, (size_t)width * sizeof *wide);
+        memcpy(c + i * t->ldc, wide + i * WIDE, (size_t)width * sizeof *wide);
 }
 
 /* k = 0: nothing to add. */
@@ -254,8 +239,8 @@ static void clear_strip(const Tile *t, int64_t rows, float *c) {
 static void run_strip(const Tile *t, int64_t s, int64_t rows, float *c) {
     int64_t lda;
     const float *a = a_of(t, s, &lda);
-    for (int64_t j = 0; j < t->nt; j += GEMM_NR) {
-        int64_t width = width_at(t, j);
+    for (int64_t j = 0, width; j < t->nt; j += width) {
+        width = width_at(t, j);
         if (splits(rows, width))
             run_padded(t, j, rows, width, a, lda, c + j);
         else

@@ -1,6 +1,7 @@
-/* gemm_vectors.c: the loops around the kernels that need wide vectors: packing B, and dot products
- * in f64. Written once in the compiler's own vectors, compiled for each
+/* gemm_vectors.c: the loops around the kernels that need wide vectors: packing, and dot products in
+ * f64. Written once in the compiler's own vectors, compiled for each
  * level of the x86-64 ABI; all levels give the same bits. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/cpu_level.h"
@@ -9,6 +10,10 @@
 typedef float Float4 __attribute__((vector_size(16)));
 typedef float Float8 __attribute__((vector_size(32)));
 typedef double Double8 __attribute__((vector_size(64)));
+
+/* Rows of a source lie far apart: they are fetched some rows before they are needed, unless the
+ * hardware sees a run. */
+enum { AHEAD = 8, LINE = 16 /* floats */, SHORT = 2 /* panels */ };
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -47,9 +52,13 @@ INLINE void transpose_body(const float *src, int64_t ld, int64_t kc, int64_t n, 
     for (int64_t step = COLUMNS; step >= 8; step /= 2)
         for (; j + step <= n; j += step) {
             int64_t kk = 0;
-            for (; kk + 4 <= kc; kk += 4)
+            for (; kk + 4 <= kc; kk += 4) {
+                if (kk % LINE == 0)
+                    for (int64_t jj = j + step; jj < j + 2 * step && jj < n; jj++)
+                        __builtin_prefetch(src + jj * ld + kk);
                 for (int64_t half = 0; half < step; half += 8)
                     transpose_4x8(src + (j + half) * ld + kk, ld, dst + kk * GEMM_NR + j + half);
+            }
             for (; kk < kc; kk++)
                 for (int64_t jj = j; jj < j + step; jj++)
                     dst[kk * GEMM_NR + jj] = src[jj * ld + kk];
@@ -59,13 +68,41 @@ INLINE void transpose_body(const float *src, int64_t ld, int64_t kc, int64_t n, 
             dst[kk * GEMM_NR + j] = src[j * ld + kk];
 }
 
-INLINE void copy_body(const float *src, int64_t ld, int64_t kc, int64_t panels, int64_t distance,
-                      float *dst) {
-    for (int64_t kk = 0; kk < kc; kk++)
+INLINE void copy_8(const float *src, float *dst) {
+    Float8 v;
+    memcpy(&v, src, sizeof v);
+    memcpy(dst, &v, sizeof v);
+}
+
+INLINE void copy_b_body(const float *src, int64_t ld, int64_t kc, int64_t panels, int64_t distance,
+                        float *dst) {
+    for (int64_t kk = 0; kk < kc; kk++, src += ld) {
+        for (int64_t j = 0; panels <= SHORT && j < panels * GEMM_NR && kk + AHEAD < kc; j += LINE)
+            __builtin_prefetch(src + AHEAD * ld + j);
         for (int64_t p = 0; p < panels; p++)
             for (int64_t j = 0; j < GEMM_NR; j += 8)
-                memcpy(dst + p * distance + kk * GEMM_NR + j, src + kk * ld + p * GEMM_NR + j,
-                       sizeof(Float8));
+                copy_8(src + p * GEMM_NR + j, dst + p * distance + kk * GEMM_NR + j);
+    }
+}
+
+INLINE void copy_a_body(const float *src, int64_t ld, int64_t kc, int64_t strips, int64_t rows,
+                        int64_t last, int64_t distance, float *dst) {
+    int64_t all = (strips - 1) * rows + last;
+    for (int64_t kk = 0; kk < kc; kk++, src += ld) {
+        for (int64_t i = 0; i < all && kk + AHEAD < kc; i += LINE)
+            __builtin_prefetch(src + AHEAD * ld + i);
+        const float *from = src;
+        for (int64_t s = 0; s < strips; s++, from += rows) {
+            int64_t n = s + 1 < strips ? rows : last, i = 0;
+            float *to = dst + s * distance + kk * n;
+            for (; i + 8 <= n; i += 8)
+                copy_8(from + i, to + i);
+            for (; i + 4 <= n; i += 4)
+                memcpy(to + i, from + i, sizeof(Float4));
+            for (; i < n; i++)
+                to[i] = from[i];
+        }
+    }
 }
 
 INLINE void add_products(const float *x, const float *y, Double8 *sum) {
@@ -98,14 +135,20 @@ INLINE double dot_body(const float *x, const float *y, int64_t n) {
                                             float *dst) { \
         transpose_body(src, ld, kc, n, dst); \
     } \
-    attribute static void copy_##level(const float *src, int64_t ld, int64_t kc, int64_t panels, \
-                                       int64_t distance, float *dst) { \
-        copy_body(src, ld, kc, panels, distance, dst); \
+    attribute static void copy_b_##level(const float *src, int64_t ld, int64_t kc, int64_t panels, \
+                                         int64_t distance, float *dst) { \
+        copy_b_body(src, ld, kc, panels, distance, dst); \
+    } \
+    attribute static void copy_a_##level(const float *src, int64_t ld, int64_t kc, int64_t strips, \
+                                         int64_t rows, int64_t last, int64_t distance, \
+                                         float *dst) { \
+        copy_a_body(src, ld, kc, strips, rows, last, distance, dst); \
     } \
     attribute static double dot_##level(const float *x, const float *y, int64_t n) { \
         return dot_body(x, y, n); \
     } \
-    static const GemmVectors vectors_##level = {transpose_##level, copy_##level, dot_##level};
+    static const GemmVectors vectors_##level = {transpose_##level, copy_b_##level, copy_a_##level, \
+                                                dot_##level};
 
 VECTORS(base, )
 #if defined(__x86_64__)
@@ -115,7 +158,8 @@ VECTORS(v4, __attribute__((target("arch=x86-64-v4,prefer-vector-width=512"))))
 
 const GemmVectors *gemm_vectors(void) {
 #if defined(__x86_64__)
-    int level = stgc_cpu_level();
+    const char *limit = getenv("STGC_ISA");
+    int level = limit && strcmp(limit, "generic") == 0 ? 0 : stgc_cpu_level();
     if (level > 0)
         return level == 4 ? &vectors_v4 : &vectors_v3;
 #endif

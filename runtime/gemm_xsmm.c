@@ -13,14 +13,26 @@
 
 static bool makes_code; /* false: a CPU below AVX, or a system that forbids it */
 
+/* libxsmm starts itself when it is loaded, and then tells every OpenMP of the process to pin
+ * threads by OMP_PROC_BIND=TRUE. So it is started here just before, and the environment put back.
+ */
+__attribute__((constructor(101))) static void start(void) {
+    const char *before = getenv("OMP_PROC_BIND");
+    bool empty = before && !*before;
+    libxsmm_init();
+    if (empty)
+        setenv("OMP_PROC_BIND", "", 1);
+    else if (!before)
+        unsetenv("OMP_PROC_BIND");
+}
+
 /* STGC_ISA=avx2 or generic asks for less than the CPU has, as for compiled code (cpu_level.h). */
 static void init_once(void) {
-    libxsmm_init();
     const char *limit = getenv("STGC_ISA");
     if (limit && strcmp(limit, "avx2") == 0 && libxsmm_get_target_archid() > LIBXSMM_X86_AVX2)
         libxsmm_set_target_archid(LIBXSMM_X86_AVX2);
-    makes_code = libxsmm_get_target_archid() >= LIBXSMM_X86_AVX &&
-                 !(limit && strcmp(limit, "generic") == 0);
+    makes_code =
+        libxsmm_get_target_archid() >= LIBXSMM_X86_AVX && !(limit && strcmp(limit, "generic") == 0);
 }
 
 void xsmm_init(void) {
@@ -54,7 +66,8 @@ static void run_loops(const XsmmShape *s, const float *a, const float *b, float 
 
 void xsmm_run(XsmmCache *cache, const XsmmShape *shape, const float *a, const float *b, float *c,
               int64_t blocks) {
-    uint32_t hash = (uint32_t)(shape->m + 2 * shape->n + 5 * shape->k + 3 * shape->ldb + shape->add);
+    uint32_t hash =
+        (uint32_t)(shape->m + 2 * shape->n + 5 * shape->k + 3 * shape->ldb + shape->add);
     XsmmKernel *kernel = &cache->kernels[(hash ^ hash >> 6) % XSMM_CACHE];
     if (memcmp(&kernel->shape, shape, sizeof *shape) != 0)
         *kernel = (XsmmKernel){find_kernel(shape), *shape};

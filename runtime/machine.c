@@ -57,9 +57,11 @@ StgcRt *stgc_rt_new(int threads) {
     Machine *m = calloc(1, sizeof *m);
     if (!m)
         return NULL;
-    m->rt = (StgcRt){service_parallel, service_gemm, machine_token_dot, service_fault, service_mark};
+    m->rt =
+        (StgcRt){service_parallel, service_gemm, machine_token_dot, service_fault, service_mark};
     m->threads = threads > 0 ? threads : cpu_count();
     m->small_level = machine_small_level();
+    m->engine = cpu_engine();
     xsmm_init();
     pthread_mutex_init(&m->fault_lock, NULL);
     if (make_buffers(m))
@@ -68,7 +70,6 @@ StgcRt *stgc_rt_new(int threads) {
         stgc_rt_free(&m->rt);
         return NULL;
     }
-    cpu_describe(m, m->description, (int64_t)sizeof m->description);
     return &m->rt;
 }
 
@@ -88,6 +89,12 @@ int stgc_rt_threads(const StgcRt *rt) {
     return ((const Machine *)rt)->threads;
 }
 
+/* Not before somebody asks: naming oneDNN loads it. */
 const char *stgc_rt_describe(const StgcRt *rt) {
-    return ((const Machine *)rt)->description;
+    Machine *m = (Machine *)(uintptr_t)rt;
+    pthread_mutex_lock(&m->fault_lock);
+    if (!*m->description)
+        cpu_describe(m, m->description, (int64_t)sizeof m->description);
+    pthread_mutex_unlock(&m->fault_lock);
+    return m->description;
 }

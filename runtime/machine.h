@@ -20,10 +20,15 @@ typedef struct Fault {
     int64_t where, value;
 } Fault;
 
+/* Which library multiplies: the faster one by shape, or the one that STGC_GEMM=xsmm or onednn
+ * names, where it can. */
+typedef enum { ENGINE_BEST, ENGINE_XSMM, ENGINE_ONEDNN } Engine;
+
 typedef struct Machine {
     StgcRt rt; /* first: an StgcRt is a Machine */
     Pool *pool;
     int threads;
+    Engine engine;
     GemmWork *work; /* [threads] */
     float *buffers;
     int small_level; /* machine_small_level */
@@ -32,7 +37,7 @@ typedef struct Machine {
     Fault fault;
     StgcWatch watch; /* NULL: nobody measures */
     void *watcher;
-    char description[512];
+    char description[512]; /* "": not asked for yet */
 } Machine;
 
 /* pool.c. Workers are pinned when they fill the CPUs this process may use. */
@@ -43,6 +48,7 @@ int pool_thread(const Pool *pool); /* the running thread: 0 is the caller of poo
 
 /* cpu.c */
 int cpu_count(void); /* CPUs this process may run on */
+Engine cpu_engine(void);
 int64_t cpu_tile_columns(void); /* for GemmWork */
 void cpu_describe(const Machine *machine, char *text, int64_t size);
 

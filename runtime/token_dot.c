@@ -13,7 +13,7 @@
 
 #include "runtime/machine.h"
 
-enum { LANES = 16, COLUMN_BLOCK = 64 };
+enum { LANES = 16, COLUMN_BLOCK = 64, ROW_BLOCK = GEMM_WORK_TILE / COLUMN_BLOCK / 2 };
 
 typedef struct Plan {
     Machine *machine;
@@ -92,8 +92,8 @@ static void gram_column(const Plan *p, int64_t first, int64_t count, int64_t j0,
     const float *x = t->x + first * t->in, *d = t->d + first * t->out;
     double *sums = p->sums + first * LANES + lane;
     double below[COLUMN_BLOCK] = {0};
-    for (int64_t i0 = j0; i0 < count; i0 += GEMM_MB) {
-        int64_t m = at_most(count - i0, GEMM_MB);
+    for (int64_t i0 = j0; i0 < count; i0 += ROW_BLOCK) {
+        int64_t m = at_most(count - i0, ROW_BLOCK);
         inner_products(machine, x, t->in, i0, m, j0, n, w->tile);
         inner_products(machine, d, t->out, i0, m, j0, n, w->tile2);
         for (int64_t i = 0; i < m; i++) {
@@ -138,7 +138,8 @@ static void row_dot(void *env, int64_t group, int64_t m0, int64_t m1, int64_t n0
     const StgcTokenDot *t = p->t;
     for (int64_t r = m0; r < m1; r++) {
         double *sum = &p->sums[r * LANES];
-        double part = work_of(p->machine)->vectors->dot(tile + (r - m0) * ld, t->d + r * t->out + n0, n1 - n0);
+        double part = work_of(p->machine)
+                          ->vectors->dot(tile + (r - m0) * ld, t->d + r * t->out + n0, n1 - n0);
         *sum = n0 == 0 ? part : *sum + part;
         if (n1 == t->out)
             t->dot[r] = (float)(*sum / (double)count_of(t, group));

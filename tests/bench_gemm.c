@@ -1,7 +1,7 @@
 /* bench_gemm.c: matrix products of the reference workload, measured; not a test.
  *
- *   cc -O2 -I. tests/bench_gemm.c librt.a -lm -lpthread -ldl && ./a.out [threads] [rounds]
- * [peers|own] [only]
+ *   cc -O2 -I. tests/bench_gemm.c libruntime.a -lxsmm -lxsmmnoblas -lm -lpthread -ldl -lrt &&
+ *   ./a.out [threads] [rounds] [peers|own] [only]
  *
  * Every shape is timed in interleaved rounds, the median is printed. One thread is timed by its
  * own CPU time, which other processes hardly disturb; more threads by the clock. With `peers`,
@@ -33,6 +33,13 @@ typedef struct Shape {
 
 static Shape shapes[SHAPES];
 static int count;
+static const char *only; /* shapes whose name has this text; NULL: all */
+
+static bool skipping; /* the shape being added is not wanted: its slot is used again */
+
+static bool wanted(const char *name) {
+    return !only || strstr(name, only);
+}
 
 static clockid_t timer = CLOCK_MONOTONIC;
 
@@ -43,6 +50,8 @@ static double now(void) {
 }
 
 static float *floats(int64_t n) {
+    if (skipping)
+        return NULL;
     size_t bytes = ((size_t)n * sizeof(float) + (2 << 20)) & ~(size_t)((2 << 20) - 1);
     float *p = aligned_alloc(2 << 20, bytes);
     if (!p)
@@ -61,7 +70,9 @@ static void no_epilogue(void *env, int64_t group, int64_t m0, int64_t m1, int64_
 /* at, bt: A is stored [k,m], B [n,k]. */
 static void add_dense(const char *name, int64_t m, int64_t n, int64_t k, bool at, bool bt,
                       bool tiles) {
-    Shape *s = &shapes[count++];
+    skipping = !wanted(name);
+    Shape *s = &shapes[count];
+    count += !skipping;
     s->name = name;
     s->flops = 2.0 * (double)m * (double)n * (double)k;
     s->tiles = tiles;
@@ -113,7 +124,9 @@ static void add_depth(const char *name, int64_t *groups, int64_t m, int64_t n) {
 /* Attention over [B,S,3,H,D]: scores q k' (values: false) or p v. */
 static void add_attention(const char *name, int64_t b, int64_t h, int64_t s, int64_t d,
                           bool values) {
-    Shape *x = &shapes[count++];
+    skipping = !wanted(name);
+    Shape *x = &shapes[count];
+    count += !skipping;
     int64_t row = 3 * h * d;
     x->name = name;
     x->flops = 2.0 * (double)(b * h * s * s * d);
@@ -239,15 +252,9 @@ int main(int argc, char **argv) {
     if (library)
         *(void **)&sgemm = dlsym(library, "dnnl_sgemm");
     printf("%s\n", stgc_rt_describe(rt));
+    only = argc > 4 ? argv[4] : NULL;
     add_all();
-    for (int i = 0, kept = 0; argc > 4; i++) {
-        if (i == count) {
-            count = kept;
-            break;
-        }
-        if (strstr(shapes[i].name, argv[4]))
-            shapes[kept++] = shapes[i];
-    }
+    skipping = false;
     for (int r = 0; r < rounds; r++)
         for (int i = 0; i < count; i++) {
             Shape *s = &shapes[i];

@@ -1,5 +1,6 @@
 /* Matrix products against a plain double loop: kinds, strides, odd sizes, gathers, epilogues, on
- * every instruction set this CPU has, and the same bits for any number of threads. */
+ * both libraries, and the same bits for any number of threads. Instruction sets are chosen by the
+ * environment of the process: STGC_ISA, LIBXSMM_TARGET. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -150,10 +151,10 @@ static void check(StgcGemm g, int64_t c_size, int64_t c_group, bool tiles_only) 
         check_with(small_gemm, 0x1.01p-24, g, c_size, c_group, tiles_only);
 }
 
-static const char *const isas[] = {"", "avx2", "generic"};
+static const char *const engines[] = {"", "xsmm", "onednn"};
 
-static void make_machines(const char *isa) {
-    setenv("STGC_ISA", isa, 1);
+static void make_machines(const char *engine) {
+    setenv("STGC_GEMM", engine, 1);
     for (int t = 0; t < 3; t++) {
         machines[t] = stgc_rt_new(t + 1);
         assert_non_null(machines[t]);
@@ -172,8 +173,8 @@ static void plain(void **state) {
     static const int sizes[][3] = {{1, 1, 1},     {1, 33, 7},    {13, 16, 3},    {14, 32, 256},
                                    {15, 33, 257}, {29, 47, 64},  {64, 8, 512},   {8, 300, 40},
                                    {257, 65, 33}, {100, 257, 9}, {300, 70, 600}, {5, 5, 0}};
-    for (int isa = 0; isa < 3; isa++) {
-        make_machines(isas[isa]);
+    for (int engine = 0; engine < 3; engine++) {
+        make_machines(engines[engine]);
         for (int s = 0; s < (int)(sizeof sizes / sizeof sizes[0]); s++)
             for (int form = 0; form < 16; form++) {
                 int64_t m = sizes[s][0], n = sizes[s][1], k = sizes[s][2];
@@ -221,8 +222,8 @@ static void aligned_rows(void **state) {
 
 /* Attention's products: [B,S,H,D] operands, two batch axes, scores and values. */
 static void attention(void **state) {
-    for (int isa = 0; isa < 3; isa++) {
-        make_machines(isas[isa]);
+    for (int engine = 0; engine < 3; engine++) {
+        make_machines(engines[engine]);
         const int64_t B = 2, S = 37, H = 3, D = 20, row = H * D;
         float *q = random_floats(B * S * row), *v = random_floats(B * S * row);
         StgcGemm g = {.kind = STGC_GEMM_BATCH, .g1 = B, .g2 = H, .m = S, .n = S, .k = D};
@@ -275,8 +276,8 @@ static void tiny_batches(void **state) {
 static void grouped_rows(void **state) {
     static const int64_t offsets[] = {0, 0, 300, 301, 301, 340};
     enum { E = 5, BOUND = 350 };
-    for (int isa = 0; isa < 3; isa++) {
-        make_machines(isas[isa]);
+    for (int engine = 0; engine < 3; engine++) {
+        make_machines(engines[engine]);
         for (int form = 0; form < 8; form++) {
             const int64_t n = 90, k = 70;
             bool gather = form & 1, by_pointer = form & 2, transposed = form & 4;
@@ -321,8 +322,8 @@ static void grouped_rows(void **state) {
 /* Weight gradients: the depth is a group's rows; an empty group gives zeros. */
 static void grouped_depth(void **state) {
     static const int64_t offsets[] = {0, 270, 270, 277};
-    for (int isa = 0; isa < 3; isa++) {
-        make_machines(isas[isa]);
+    for (int engine = 0; engine < 3; engine++) {
+        make_machines(engines[engine]);
         const int64_t m = 60, n = 85, rows = 280;
         float *a = random_floats(rows * m), *b = random_floats(rows * n);
         StgcGemm g = {.kind = STGC_GEMM_K, .g1 = 3, .g2 = 1, .m = m, .n = n, .k = rows};
@@ -343,6 +344,87 @@ static void grouped_depth(void **state) {
         free(b);
         free_machines();
     }
+}
+
+/* Weight gradients of narrow layers, which oneDNN gets where it is installed: the same bits for any
+ * number of threads there too. */
+static void narrow_gradients(void **state) {
+    static const int sizes[][3] = {{8, 512, 1024}, {192, 64, 256}, {100, 300, 290}};
+    make_machines("");
+    for (int s = 0; s < 6; s++) {
+        const int *size = sizes[s % 3];
+        int64_t m = size[0], n = size[1], k = size[2];
+        float *a = random_floats(m * k), *b = random_floats(n * k);
+        StgcGemm g = {.kind = STGC_GEMM_BATCH, .g1 = 1, .g2 = 1, .m = m, .n = n, .k = k};
+        g.a = a;
+        g.a_row = 1;
+        g.a_col = m;
+        g.b = b;
+        g.b_row = g.ldc = n;
+        g.b_col = 1;
+        g.accumulate = s >= 3;
+        check(g, m * n, m * n, false);
+        free(a);
+        free(b);
+    }
+    free_machines();
+}
+
+/* The first rows of a product alone, and its first columns alone, have the bits that they have
+ * within it: libxsmm's chains do not depend on what else a kernel multiplies. */
+static void parts_alone(void **state) {
+    enum { M = 60, N = 150, K = 150 };
+    static const int columns[] = {1, 2, 8, 15, 16, 17, 31, 33, 48, 64, 65, 79, 80, 81, 129, 150};
+    static const int depths[] = {1, 7, 63, 64, 65, 150};
+    make_machines("xsmm");
+    float *a = random_floats(M * K), *b = random_floats(N * K);
+    float *whole = random_floats(M * N), *part = random_floats(M * N);
+    for (int form = 0; form < 4 * 6; form++) {
+        bool at = form & 1, bt = form & 2;
+        StgcGemm g = {.kind = STGC_GEMM_BATCH, .g1 = 1, .g2 = 1, .m = M, .n = N, .ldc = N};
+        g.k = depths[form / 4];
+        g.a = a;
+        g.a_row = at ? 1 : K;
+        g.a_col = at ? M : 1;
+        g.b = b;
+        g.b_row = bt ? 1 : N;
+        g.b_col = bt ? K : 1;
+        g.c = whole;
+        machine_gemm(machines[0], &g);
+        g.c = part;
+        for (int c = 0; c < (int)(sizeof columns / sizeof columns[0]); c++)
+            for (g.m = 1; g.m <= M; g.m += g.m < 30 ? 1 : 10) {
+                g.n = columns[c];
+                machine_gemm(machines[0], &g);
+                for (int64_t i = 0; i < g.m; i++)
+                    assert_memory_equal(whole + i * N, part + i * N, (size_t)g.n * sizeof *part);
+            }
+    }
+    free(a);
+    free(b);
+    free(whole);
+    free(part);
+    free_machines();
+}
+
+/* One row of A for all rows of C, and a C of one row that lies in less than its width. */
+static void broadcast(void **state) {
+    make_machines("");
+    float *a = random_floats(100), *b = random_floats(100 * 70);
+    StgcGemm g = {.kind = STGC_GEMM_BATCH, .g1 = 1, .g2 = 1, .m = 50, .n = 70, .k = 100};
+    g.a = a;
+    g.a_row = 0;
+    g.a_col = 1;
+    g.b = b;
+    g.b_row = g.ldc = 70;
+    g.b_col = 1;
+    check(g, 50 * 70, 50 * 70, false);
+    g.m = 1;
+    g.ldc = 0;
+    check(g, 70, 70, false);
+    free(a);
+    free(b);
+    free_machines();
 }
 
 static void nothing_to_do(void **state) {
@@ -370,9 +452,15 @@ static void nothing_to_do(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain),         cmocka_unit_test(aligned_rows),
-        cmocka_unit_test(attention),     cmocka_unit_test(tiny_batches),
-        cmocka_unit_test(grouped_rows),  cmocka_unit_test(grouped_depth),
+        cmocka_unit_test(plain),
+        cmocka_unit_test(aligned_rows),
+        cmocka_unit_test(attention),
+        cmocka_unit_test(tiny_batches),
+        cmocka_unit_test(grouped_rows),
+        cmocka_unit_test(grouped_depth),
+        cmocka_unit_test(narrow_gradients),
+        cmocka_unit_test(parts_alone),
+        cmocka_unit_test(broadcast),
         cmocka_unit_test(nothing_to_do),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
