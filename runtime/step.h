@@ -9,7 +9,7 @@
 
 #include "runtime/stgc.h"
 
-#define STGC_STEP_VERSION 1
+#define STGC_STEP_VERSION 2
 
 typedef struct StgcRt StgcRt;
 
@@ -97,6 +97,7 @@ typedef struct StgcStep {
     const char *cpu; /* what it was compiled for, for reports */
     uint32_t kernels;
     const char *const *kernel_names;
+    const struct StgcCudaStep *cuda; /* step_cuda.h; NULL: machine code for this CPU. Else run is NULL */
 } StgcStep;
 
 /* ---- steps as a shared library: what `stgcc compile` writes ----

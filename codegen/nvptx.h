@@ -1,0 +1,95 @@
+/* nvptx.h: a LoopModule as PTX text and a device schedule (runtime/step_cuda.h). Internal to
+ * codegen and its tests.
+ *
+ * nvptx.c          the module: which kernel every call needs, one PTX text, the schedule
+ * nvptx_target.c   what is compiled for which GPU; LLVM's NVPTX target
+ * nvptx_program.c  a LoopProgram as a kernel (TASK) or as a function on a tile (EPILOGUE)
+ * nvptx_math.c     elementary functions and intrinsics
+ * nvptx_gemm.c …   matrix products with prologue and epilogue; nvptx_dot.c: token_dot
+ *
+ * Teams. A kernel's work is done by teams of threads: a CTA, a warp or one thread. All threads of a
+ * team walk the structured code together; an innermost vector loop is dealt out to them, thread t
+ * takes iterations lo+t, lo+t+size, …; variables accumulated there are combined in a fixed tree and
+ * known to all afterwards. Stores outside vector loops are done by the team's first thread. A
+ * barrier of the team stands wherever one thread may read what another wrote. So results do not
+ * depend on scheduling. */
+#ifndef STGCC_CODEGEN_NVPTX_H
+#define STGCC_CODEGEN_NVPTX_H
+
+#include "codegen/llvm_ir.h"
+#include "runtime/step_cuda.h"
+
+typedef struct NvptxTarget {
+    int target;       /* as asked for: 80, 86, 89, 90, 100, 120 */
+    int lowered;      /* what LLVM is told: 80 (for 80, 86, 89) or 90 */
+    int shared_limit; /* bytes of shared memory a CTA may have on `target`: 163 KB on 80, 99 KB on
+                         86, 89 and 120, 227 KB on 90 and 100 */
+    int sms;          /* streaming multiprocessors of a typical board, for choosing tiles */
+} NvptxTarget;
+/* "sm_80" …; false with a diagnostic that lists the known ones. */
+bool nvptx_target_find(NvptxTarget *t, const char *name, Diag *d);
+
+typedef enum { TEAM_THREAD, TEAM_WARP, TEAM_CTA } TeamKind;
+
+/* One kernel being written: the LLVM function and what all code in it uses. */
+typedef struct NvptxKernel {
+    LlvmIr *x;
+    const NvptxTarget *target;
+    LLVMValueRef fn;
+    int threads;        /* of a CTA */
+    TeamKind team;
+    LLVMValueRef thread; /* i32, in the team */
+    LLVMValueRef fault; /* ptr: StgcCudaFault */
+} NvptxKernel;
+
+/* nvptx_target.c: words for building kernels. Address spaces: 0 generic, 1 global, 3 shared. */
+LLVMValueRef nvptx_tid(LlvmIr *x);      /* i32 thread in the CTA */
+LLVMValueRef nvptx_ctaid(LlvmIr *x, int axis);
+void nvptx_barrier(LlvmIr *x);          /* bar.sync 0 */
+void nvptx_warp_sync(LlvmIr *x);        /* bar.warp.sync of all lanes */
+LLVMValueRef nvptx_shfl_xor_f32(LlvmIr *x, LLVMValueRef v, int lanes); /* f32, all lanes */
+/* A static array in shared memory, aligned to 16 bytes: ptr addrspace(3). */
+LLVMValueRef nvptx_shared(LlvmIr *x, LLVMTypeRef element, int64_t count, const char *name);
+/* A kernel (ptx_kernel, launch bound `threads`) of n parameters, pointers (global) or i64, all 8
+ * bytes; the builder stands at its entry. */
+LLVMValueRef nvptx_kernel_function(LlvmIr *x, const char *name, const LLVMTypeRef *params, int n,
+                                   int threads);
+
+/* nvptx_program.c: an EPILOGUE program as an internal function, always inlined:
+ *     void NAME(ptr addrspace(1) buffer…, ptr addrspace(1) fault, i64 group, i64 m0, i64 m1, i64 n0, i64 n1,
+ *               ptr addrspace(3) tile, i64 ld)
+ * run by all threads of a CTA of `threads`, with tile in shared memory; it begins and ends with a
+ * barrier of its own. *shared: bytes of static shared memory that it takes. */
+LLVMValueRef nvptx_epilogue(LlvmIr *x, const NvptxTarget *t, const LoopProgram *p, const char *name,
+                            int threads, int64_t *shared);
+
+/* The schedule under construction; nvptx.c. */
+typedef struct NvptxModule NvptxModule;
+/* The number of a kernel by its name, or -1: kernels are shared by calls with equal names, so a name
+ * says everything the code depends on. */
+int nvptx_find_kernel(const NvptxModule *m, const char *name);
+int nvptx_add_kernel(NvptxModule *m, const StgcCudaKernel *k);
+LlvmIr *nvptx_ir(NvptxModule *m);
+const NvptxTarget *nvptx_module_target(const NvptxModule *m);
+/* Appends an operation; texts and params are copied. */
+void nvptx_launch(NvptxModule *m, int kernel, const int64_t grid[3], const StgcCudaParam *params,
+                  const char *name);
+void nvptx_cublas(NvptxModule *m, const StgcCudaGemm *g, const char *name);
+void nvptx_clear(NvptxModule *m, int64_t at, int64_t bytes, const char *name);
+/* Bytes of a table in the constants; equal tables are kept once. 8-byte aligned. */
+int64_t nvptx_constant(NvptxModule *m, const void *bytes, int64_t n);
+/* The name a program has in this module ("p12"): equal programs have one. */
+const char *nvptx_program_name(NvptxModule *m, const LoopProgram *p);
+
+/* nvptx_gemm.c, nvptx_dot.c: append what computes a CALL_GEMM or CALL_TOKEN_DOT. */
+void nvptx_gemm(NvptxModule *m, const LoopCall *c);
+void nvptx_token_dot(NvptxModule *m, const LoopCall *c);
+
+/* nvptx.c: the whole. Diagnostics if a program cannot be lowered (all of them). Freed with
+ * nvptx_free; the StgcCudaStep points into it. */
+typedef struct NvptxCode NvptxCode;
+NvptxCode *nvptx_compile(const LoopModule *m, const NvptxTarget *t, FILE *dump_llvm, Diag *d);
+const StgcCudaStep *nvptx_step(const NvptxCode *c);
+void nvptx_free(NvptxCode *c);
+
+#endif
