@@ -153,6 +153,7 @@ static LLVMValueRef step(Table *t, const LoopModule *m, LLVMValueRef slot_array,
     put_text(&f, v->target.cpu);
     put_i32(&f, m->calls.n);
     put(&f, names);
+    put(&f, null_ptr(t)); /* cuda */
     return constant(t, finish(&f, sizeof(StgcStep)), 16);
 }
 

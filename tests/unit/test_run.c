@@ -52,14 +52,14 @@ static const StgcSlot wrong_slots[] = {
     {"w", STGC_SLOT_PARAM, STGC_F32, 1, {2}, 0, 8, start},
 };
 static const StgcStep micro_step = {
-    STGC_STEP_VERSION, 3, micro_slots, 128, 192, 64, micro, "", 0, NULL};
+    STGC_STEP_VERSION, 3, micro_slots, 128, 192, 64, micro, "", 0, NULL, NULL};
 static const StgcStep update_step = {
-    STGC_STEP_VERSION, 2, micro_slots, 128, 10 << 20, 64, update, "", 0, NULL};
+    STGC_STEP_VERSION, 2, micro_slots, 128, 10 << 20, 64, update, "", 0, NULL, NULL};
 static const StgcStep swapped_step = {
-    STGC_STEP_VERSION, 2, swapped_slots, 128, 128, 64, update_swapped, "", 0, NULL};
+    STGC_STEP_VERSION, 2, swapped_slots, 128, 128, 64, update_swapped, "", 0, NULL, NULL};
 static const StgcStep wrong_step = {
-    STGC_STEP_VERSION, 1, wrong_slots, 64, 64, 64, update, "", 0, NULL};
-static const StgcStep old_step = {STGC_STEP_VERSION + 1, 0, NULL, 0, 64, 64, update, "", 0, NULL};
+    STGC_STEP_VERSION, 1, wrong_slots, 64, 64, 64, update, "", 0, NULL, NULL};
+static const StgcStep old_step = {STGC_STEP_VERSION + 1, 0, NULL, 0, 64, 64, update, "", 0, NULL, NULL};
 
 static float *data(StgcRun *r, const char *name) {
     const StgcSlot *s = stgc_run_find(r, name);
