@@ -15,6 +15,7 @@ typedef struct LlvmIr {
     LLVMValueRef access_group; /* marks accesses of vector loops; see llvm_program.c */
     unsigned md_access, md_loop;
     int vector_floats; /* f32 lanes of the target's widest vector */
+    bool nvptx; /* code for a GPU: no libm, no contraction but where fma is asked for */
 } LlvmIr;
 
 LlvmIr *llvm_ir_new(const char *module_name);

@@ -19,6 +19,8 @@
 #include "codegen/llvm_ir.h"
 #include "runtime/step_cuda.h"
 
+typedef struct NvptxModule NvptxModule; /* the step under construction, see below */
+
 typedef struct NvptxTarget {
     int target;       /* as asked for: 80, 86, 89, 90, 100, 120 */
     int lowered;      /* what LLVM is told: 80 (for 80, 86, 89) or 90 */
@@ -43,28 +45,40 @@ typedef struct NvptxKernel {
 } NvptxKernel;
 
 /* nvptx_target.c: words for building kernels. Address spaces: 0 generic, 1 global, 3 shared. */
+LLVMTypeRef nvptx_global_ptr(const LlvmIr *x);
+LLVMTypeRef nvptx_shared_ptr(const LlvmIr *x);
+/* Calls an intrinsic that is not overloaded ("llvm.nvvm.mma.m16n8k8.row.col.tf32"); a name that LLVM
+ * does not know is a bug at once, not an error of ptxas. */
+LLVMValueRef nvptx_call(LlvmIr *x, const char *name, LLVMValueRef *in, int n);
 LLVMValueRef nvptx_tid(LlvmIr *x);      /* i32 thread in the CTA */
 LLVMValueRef nvptx_ctaid(LlvmIr *x, int axis);
 void nvptx_barrier(LlvmIr *x);          /* bar.sync 0 */
 void nvptx_warp_sync(LlvmIr *x);        /* bar.warp.sync of all lanes */
-LLVMValueRef nvptx_shfl_xor_f32(LlvmIr *x, LLVMValueRef v, int lanes); /* f32, all lanes */
+/* The value of lane (own number ^ lanes); all lanes take part. f32, f64, i32, i64 or i1. */
+LLVMValueRef nvptx_shfl_xor(LlvmIr *x, LLVMValueRef v, int lanes);
 /* A static array in shared memory, aligned to 16 bytes: ptr addrspace(3). */
 LLVMValueRef nvptx_shared(LlvmIr *x, LLVMTypeRef element, int64_t count, const char *name);
 /* A kernel (ptx_kernel, launch bound `threads`) of n parameters, pointers (global) or i64, all 8
- * bytes; the builder stands at its entry. */
+ * bytes; the builder stands at its entry. No parameter is noalias: give that (llvm_attribute) to what
+ * the kernel only reads, never to what other threads write, since LLVM moves accesses of noalias
+ * memory across barriers. */
 LLVMValueRef nvptx_kernel_function(LlvmIr *x, const char *name, const LLVMTypeRef *params, int n,
                                    int threads);
+/* For a kernel of which at least `ctas` should fit on one multiprocessor. */
+void nvptx_min_ctas(LlvmIr *x, LLVMValueRef kernel, int ctas);
+/* Records a data fault from code of a kernel: key = number of the text << 48 | where, by atomic
+ * minimum. fault: ptr addrspace(1), where: i64. */
+void nvptx_fault(NvptxModule *m, LLVMValueRef fault, const char *what, LLVMValueRef where);
 
 /* nvptx_program.c: an EPILOGUE program as an internal function, always inlined:
  *     void NAME(ptr addrspace(1) buffer…, ptr addrspace(1) fault, i64 group, i64 m0, i64 m1, i64 n0, i64 n1,
  *               ptr addrspace(3) tile, i64 ld)
  * run by all threads of a CTA of `threads`, with tile in shared memory; it begins and ends with a
  * barrier of its own. *shared: bytes of static shared memory that it takes. */
-LLVMValueRef nvptx_epilogue(LlvmIr *x, const NvptxTarget *t, const LoopProgram *p, const char *name,
-                            int threads, int64_t *shared);
+LLVMValueRef nvptx_epilogue(NvptxModule *m, const LoopProgram *p, const char *name, int threads,
+                            int64_t *shared);
 
 /* The schedule under construction; nvptx.c. */
-typedef struct NvptxModule NvptxModule;
 /* The number of a kernel by its name, or -1: kernels are shared by calls with equal names, so a name
  * says everything the code depends on. */
 int nvptx_find_kernel(const NvptxModule *m, const char *name);
@@ -81,6 +95,13 @@ int64_t nvptx_constant(NvptxModule *m, const void *bytes, int64_t n);
 /* The name a program has in this module ("p12"): equal programs have one. */
 const char *nvptx_program_name(NvptxModule *m, const LoopProgram *p);
 
+/* The number of a fault's text in StgcCudaStep.fault_texts. */
+int nvptx_fault_number(NvptxModule *m, const char *what);
+/* For a call that cannot be lowered: nvptx_compile fails after all calls were looked at. */
+Diag *nvptx_diag(NvptxModule *m);
+
+/* nvptx_program.c: a TASK program as a kernel, and its launch. */
+void nvptx_task(NvptxModule *m, const LoopCall *c);
 /* nvptx_gemm.c, nvptx_dot.c: append what computes a CALL_GEMM or CALL_TOKEN_DOT. */
 void nvptx_gemm(NvptxModule *m, const LoopCall *c);
 void nvptx_token_dot(NvptxModule *m, const LoopCall *c);
