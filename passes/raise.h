@@ -41,6 +41,7 @@ typedef struct Facts {
     bool *weight;     /* computed from parameters only, at least one */
     bool *scored;     /* computed from the router's logits */
     bool *hot;        /* work of a single expert: differs with the expert whatever the token */
+    bool *worked;     /* behind a product of what was chosen with a weight: no part of a routing */
 } Facts;
 Facts facts_of(Graph *g, const Selection *s);
 void facts_free(Facts *f);

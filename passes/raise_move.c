@@ -255,7 +255,8 @@ static int gather_data_axis(const Node *n, int k) {
 
 static const RTensor *index_of(Region *r, const Node *n, int operand) {
     Value *v = n->in[operand];
-    if (v->id < r->facts->n && !r->facts->chosen[v->id] && r->facts->activation[v->id])
+    if (v->id < r->facts->n &&
+        (r->facts->worked[v->id] || (!r->facts->chosen[v->id] && r->facts->activation[v->id])))
         return NULL;
     return probe_value(r->probe, v);
 }

@@ -133,9 +133,19 @@ static bool starts_hot(const Node *n, const Facts *f, int E) {
     return false;
 }
 
+/* Experts, or any layer behind them. Their work is never what decides where tokens go, so nobody
+ * needs to compute it to follow rows: otherwise every layer would be evaluated for those before. */
+static bool starts_work(const Node *n, const Facts *f) {
+    if (n->op == OP_GROUPED_MATMUL)
+        return f->chosen[n->in[1]->id];
+    return n->op == OP_MATMUL && ((f->weight[n->in[0]->id] && f->chosen[n->in[1]->id]) ||
+                                  (f->weight[n->in[1]->id] && f->chosen[n->in[0]->id]));
+}
+
 Facts facts_of(Graph *g, const Selection *s) {
     Facts f = {.n = g->next_value};
-    bool **tables[] = {&f.chosen, &f.before, &f.activation, &f.weight, &f.scored, &f.hot};
+    bool **tables[] = {&f.chosen, &f.before, &f.activation, &f.weight,
+                       &f.scored, &f.hot,    &f.worked};
     const char *score;
     const Value *logits = router_logits(s, &score);
     for (int i = 0; i < COUNT_OF(tables); i++)
@@ -146,6 +156,7 @@ Facts facts_of(Graph *g, const Selection *s) {
         bool chosen = any_in(n, f.chosen),
              weight = !active && (n->op == OP_PARAM || any_in(n, f.weight));
         bool hot = any_in(n, f.hot) || starts_hot(n, &f, s->E);
+        bool worked = any_in(n, f.worked) || starts_work(n, &f);
         for (int i = 0; i < n->nout; i++) {
             int id = n->out[i]->id;
             f.activation[id] = active;
@@ -153,6 +164,7 @@ Facts facts_of(Graph *g, const Selection *s) {
             f.weight[id] = weight;
             f.scored[id] = any_in(n, f.scored) || n->out[i] == logits;
             f.hot[id] = hot;
+            f.worked[id] = worked;
         }
     }
     return f;
@@ -165,6 +177,7 @@ void facts_free(Facts *f) {
     free(f->weight);
     free(f->scored);
     free(f->hot);
+    free(f->worked);
 }
 
 /* ---- logits ---- */

@@ -31,6 +31,10 @@ static bool chosen(const Region *r, const Value *v) {
     return v->id < r->facts->n && r->facts->chosen[v->id];
 }
 
+static bool worked(const Region *r, const Value *v) {
+    return v->id < r->facts->n && r->facts->worked[v->id];
+}
+
 /* A bias: added to one contribution, not a member of the sum. */
 static bool adds_bias(const Region *r, const Node *n) {
     if (n->op != OP_ADD)
@@ -243,6 +247,8 @@ static void collect(const Region *r, Value *v, Leaves *out) {
 
 /* The tokens a leaf's rows are for under a routing; NULL if they cannot be read. */
 static int64_t *leaf_tokens(Region *r, Probe *p, const Leaf *l, int64_t *n) {
+    if (worked(r, l->index))
+        return NULL;
     const RTensor *idx = probe_value(p, l->index);
     if (!idx || idx->rank < 1)
         return NULL;
@@ -273,7 +279,8 @@ static int64_t *leaf_tokens(Region *r, Probe *p, const Leaf *l, int64_t *n) {
 static Value *find_gate(const Region *r, Value *v, int depth) {
     if (depth > 64 || !chosen(r, v))
         return NULL;
-    if (value_count(v) == r->s->T && dtype_is_float(v->dtype) && !r->facts->hot[v->id])
+    if (value_count(v) == r->s->T && dtype_is_float(v->dtype) && !r->facts->hot[v->id] &&
+        !worked(r, v))
         return v;
     for (int i = 0; i < v->def->nin; i++) {
         Value *g = v->def->in[i] ? find_gate(r, v->def->in[i], depth + 1) : NULL;
