@@ -1,15 +1,16 @@
 /* llvm_op.c: one loop operation, load or store as LLVM instructions.
  *
- * Floating point policy: products and sums may contract into fma (`contract`), as C compilers do by
- * default; only accumulations of vector loops are also `reassoc nsz`; NaN and Inf always mean what
- * IEEE says. min and max ignore the sign of zero. Nothing depends on which thread runs a task, so
- * results are the same from run to run on one machine. */
+ * Floating point policy on a CPU: products and sums may contract into fma (`contract`), as C
+ * compilers do by default; only accumulations of vector loops are also `reassoc nsz`; NaN and Inf
+ * always mean what IEEE says. min and max ignore the sign of zero. Nothing depends on which thread
+ * runs a task, so results are the same from run to run on one machine. On a GPU nothing contracts
+ * and nothing is reassociated: PTX says every rounding. */
 #include "codegen/llvm_ir.h"
 
 #define B x->b
 
 static LLVMValueRef flags(LLVMValueRef v, LLVMFastMathFlags f) {
-    if (LLVMIsAInstruction(v) && LLVMCanValueUseFastMathFlags(v))
+    if (f && LLVMIsAInstruction(v) && LLVMCanValueUseFastMathFlags(v))
         LLVMSetFastMathFlags(v, f);
     return v;
 }
@@ -48,8 +49,9 @@ static LLVMValueRef op_i(LlvmIr *x, LOp op, LLVMValueRef a, LLVMValueRef b) {
     case L_MAX:
         return llvm_intrinsic2(x, "llvm.smax", a, b);
     case L_POW: { /* through double, as exact as the result fits 53 bits */
-        LLVMValueRef in[] = {LLVMBuildSIToFP(B, a, x->f64, ""), LLVMBuildSIToFP(B, b, x->f64, "")};
-        return llvm_op(x, L_TO_I64, LT_F64, llvm_libm(x, "pow", in, 2), NULL, NULL, false);
+        LLVMValueRef u = LLVMBuildSIToFP(B, a, x->f64, ""), v = LLVMBuildSIToFP(B, b, x->f64, "");
+        return llvm_op(x, L_TO_I64, LT_F64, llvm_op(x, L_POW, LT_F64, u, v, NULL, false), NULL,
+                       NULL, false);
     }
     case L_NEG:
         return LLVMBuildNeg(B, a, "");
@@ -82,6 +84,8 @@ static LLVMValueRef libm(LlvmIr *x, LOp op, LType t, LLVMValueRef a, LLVMValueRe
         {L_POW, "powf", "pow", 2}, {L_REM, "fmodf", "fmod", 2},
     };
     LLVMValueRef in[] = {a, b};
+    if (x->nvptx)
+        return nvptx_math(x, op, t, a, b);
     for (int i = 0; i < COUNT_OF(table); i++)
         if (table[i].op == op)
             return llvm_libm(x, t == LT_F32 ? table[i].f32 : table[i].f64, in, table[i].arity);
@@ -187,7 +191,7 @@ static LLVMValueRef cast(LlvmIr *x, LOp op, LType t, LLVMValueRef a) {
 
 LLVMValueRef llvm_op(LlvmIr *x, LOp op, LType t, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c,
                      bool reassoc) {
-    LLVMFastMathFlags f = LLVMFastMathAllowContract;
+    LLVMFastMathFlags f = x->nvptx ? LLVMFastMathNone : LLVMFastMathAllowContract;
     if (reassoc)
         f |= LLVMFastMathAllowReassoc | LLVMFastMathNoSignedZeros;
     switch (op) {
