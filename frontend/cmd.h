@@ -68,6 +68,7 @@ typedef struct Job {
     Recipe *recipe;
     NamedArrays data;
     Arena arena;
+    bool raised; /* by job_raise */
 } Job;
 
 void job_begin(Job *j, const Options *o);
@@ -88,6 +89,9 @@ bool job_check_output(Job *j);
 /* Messages of a failed check belong to the model unless the caller says otherwise. */
 bool job_failed(const Job *j);
 
+/* Canonicalises and raises the model itself, once for all the programs that clones of it become: their
+ * job_compile runs the other passes only. Refuses what job_compile refuses. *stopped as there. */
+bool job_raise(Job *j, TrainWants wants, bool *stopped);
 /* Runs the passes on g. *stopped when --stop-after ended the run. False after an error; refuses
  * regions that would compute something else than the model (unless --allow-unraised) and, under
  * --require-moe, models without an MoE layer. */

@@ -93,6 +93,8 @@ static bool make_graphs(CompileJob *c, bool *stopped) {
         [STGC_PROGRAM_MICRO] = {.train = true, .metrics = true, .accumulate = true},
         [STGC_PROGRAM_APPLY] = {
             .train = true, .metrics = true, .update = true, .apply_only = true}};
+    if (!job_raise(j, wants[STGC_PROGRAM_GRADIENTS], stopped))
+        return false;
     for (int p = 0; p < STGC_PROGRAMS; p++)
         if (p == STGC_PROGRAM_GRADIENTS || (p == STGC_PROGRAM_TRAIN) == !micro)
             c->graphs[p] = graph_clone(j->g, NULL);
@@ -186,7 +188,7 @@ static const char *recipe_counts_rows(const Job *j, const Graph *g) {
 }
 
 /* Proves, or says why not, that a batch may be filled up with rows that count for nothing. */
-static bool decide_rows(CompileJob *c) {
+static void decide_rows(CompileJob *c) {
     Job *j = &c->job;
     const Graph *g = c->graphs[STGC_PROGRAM_GRADIENTS];
     LabelRule rule = label_rule(g, j->recipe);
@@ -196,18 +198,11 @@ static bool decide_rows(CompileJob *c) {
     c->about.token_mask = j->recipe->stgc.token_mask;
     c->about.batch_why = recipe_counts_rows(j, g);
     if (c->about.batch_why || !c->about.batch)
-        return true;
-    Graph *forward = graph_clone(j->g, NULL);
+        return;
     const char *why = NULL;
-    bool stopped = false;
-    int before = j->model_diag.messages.n;
-    bool ok = job_compile(j, forward, (TrainWants){0}, &stopped);
-    only_new(&j->model_diag, before);
-    const Value *logits = ok ? logits_of(j, forward) : NULL;
-    if (ok && (!logits || !rows_apart(forward, logits, c->about.batch, &why)))
+    const Value *logits = logits_of(j, j->g);
+    if (!logits || !rows_apart(j->g, logits, c->about.batch, &why))
         c->about.batch_why = arena_strdup(&j->arena, why ? why : "its logits are not known");
-    graph_free(forward);
-    return ok;
 }
 
 static void describe(CompileJob *c) {
@@ -375,9 +370,7 @@ int cmd_compile(const Options *o) {
          make_graphs(&c, &stopped);
     if (ok && !stopped) {
         job_check_weights(j, c.graphs[STGC_PROGRAM_GRADIENTS], false);
-        ok = decide_rows(&c);
-    }
-    if (ok && !stopped) {
+        decide_rows(&c);
         describe(&c);
         bool binary = c.emit == EMIT_SO || c.emit == EMIT_OBJ;
         if (binary ? write_library(&c) : write_text(&c))

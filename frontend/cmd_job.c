@@ -239,25 +239,43 @@ static bool check_not_training(Job *j, const TrainWants *wants) {
     return false;
 }
 
-bool job_compile(Job *j, Graph *g, TrainWants wants, bool *stopped) {
-    if (!check_not_training(j, &wants))
-        return false;
+/* Where the forward half ends. */
+#define RAISED "raise_moe"
+
+static bool run_passes(Job *j, Graph *g, TrainWants wants, const char *stop_after, bool *stopped) {
     StrList skip = job_skips(j);
     Compile c = {.g = g,
                  .recipe = j->recipe,
                  .wants = wants,
                  .diag = &j->model_diag,
                  .allow_unraised = j->o->allow_unraised,
+                 .raised = j->raised,
                  .dump = is_code_dump(j->o->dump) ? NULL : j->o->dump,
-                 .stop_after = j->o->stop_after,
+                 .stop_after = stop_after,
                  .skip = skip,
                  .dump_to = stdout};
     bool ok = passes_run(&c, stopped);
     vec_free(&skip);
-    if (ok && !wants.apply_only)
+    if (ok && !j->raised && !wants.apply_only)
         ok = report_not_raised(j, &c) && (!wants.train || report_no_moe(j, &c));
     vec_free(&c.not_raised);
     return ok && !job_failed(j);
+}
+
+bool job_raise(Job *j, TrainWants wants, bool *stopped) {
+    const char *stop = j->o->stop_after;
+    bool early = stop && (!strcmp(stop, "canonicalise") || !strcmp(stop, RAISED)), half;
+    *stopped = false;
+    if (!check_not_training(j, &wants) ||
+        !run_passes(j, j->g, wants, early ? stop : RAISED, &half))
+        return false;
+    *stopped = early;
+    j->raised = true;
+    return true;
+}
+
+bool job_compile(Job *j, Graph *g, TrainWants wants, bool *stopped) {
+    return check_not_training(j, &wants) && run_passes(j, g, wants, j->o->stop_after, stopped);
 }
 
 /* ---- before a step ---- */

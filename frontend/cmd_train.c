@@ -42,10 +42,13 @@ static bool compile(Train *t, bool *stopped) {
     bool micro = j->recipe->train.accumulate > 1;
     TrainWants step = {.train = true, .metrics = true, .update = !micro, .accumulate = micro};
     TrainWants apply = {.train = true, .metrics = true, .update = true, .apply_only = true};
+    bool ok = job_raise(j, step, stopped);
+    if (!ok || *stopped)
+        return ok;
     t->step_graph = j->g;
     if (micro)
         t->apply_graph = graph_clone(j->g, NULL);
-    bool ok = job_compile(j, t->step_graph, step, stopped);
+    ok = job_compile(j, t->step_graph, step, stopped);
     return ok && (*stopped || !micro || job_compile(j, t->apply_graph, apply, stopped));
 }
 

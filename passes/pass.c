@@ -81,7 +81,8 @@ bool passes_run(Compile *c, bool *stopped) {
     for (int i = 0; ok && !*stopped && i < COUNT_OF(table); i++) {
         const PassRow *p = &table[i];
         RunWhen w = when(p);
-        if ((w != RUN_ALWAYS && !c->wants.train) || (w == RUN_STEP && c->wants.apply_only))
+        if ((w != RUN_ALWAYS && !c->wants.train) || (w == RUN_STEP && c->wants.apply_only) ||
+            (w == RUN_ALWAYS && c->raised))
             continue;
         if (!skipped(c, p->name)) {
             ok = p->run(c);
