@@ -7,29 +7,6 @@
 #include "frontend/onnx_sizes.h"
 #include "ir/infer.h"
 
-static void set_attrs(Node *n, const Attr *attrs, int nattrs) {
-    for (int i = 0; i < nattrs; i++) {
-        const Attr *a = &attrs[i];
-        switch (attr_info[a->key].kind) {
-        case ATTR_INT:
-            node_set_int(n, a->key, a->i);
-            break;
-        case ATTR_FLOAT:
-            node_set_float(n, a->key, a->f);
-            break;
-        case ATTR_INTS:
-            node_set_ints(n, a->key, a->ints.at, a->ints.n);
-            break;
-        case ATTR_STR:
-            node_set_str(n, a->key, a->s);
-            break;
-        case ATTR_TENSOR:
-            node_set_tensor(n, a->key, a->t);
-            break;
-        }
-    }
-}
-
 Node *em_infer(OpCall *c, Node *n) {
     if (!node_infer(n, c->im->d))
         call_skip(c); /* inference has named the node */
@@ -40,7 +17,7 @@ Node *em_infer(OpCall *c, Node *n) {
 Node *em_node(OpCall *c, Op op, Value *const *in, int nin, int nout, const Attr *attrs,
               int nattrs) {
     Node *n = build_node(&c->b, op, in, nin, nout ? nout : op_info[op].nout);
-    set_attrs(n, attrs, nattrs);
+    node_set_attrs(n, attrs, nattrs);
     return em_infer(c, n);
 }
 

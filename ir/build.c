@@ -25,26 +25,7 @@ Node *op_node(Builder *b, Op op, Value *const *in, int nin, const Attr *attrs, i
         nout = nin == 4 ? 2 : 1;
     ASSERT(nout > 0);
     Node *n = build_node(b, op, in, nin, nout);
-    for (int i = 0; i < nattrs; i++) {
-        const Attr *a = &attrs[i];
-        switch (attr_info[a->key].kind) {
-        case ATTR_INT:
-            node_set_int(n, a->key, a->i);
-            break;
-        case ATTR_FLOAT:
-            node_set_float(n, a->key, a->f);
-            break;
-        case ATTR_INTS:
-            node_set_ints(n, a->key, a->ints.at, a->ints.n);
-            break;
-        case ATTR_STR:
-            node_set_str(n, a->key, a->s);
-            break;
-        case ATTR_TENSOR:
-            node_set_tensor(n, a->key, a->t);
-            break;
-        }
-    }
+    node_set_attrs(n, attrs, nattrs);
     return infer_or_bug(n);
 }
 

@@ -169,6 +169,29 @@ void node_set_ints(Node *n, AttrKey k, const int64_t *v, int count) {
     a->ints.at = copy;
 }
 
+void node_set_attrs(Node *n, const Attr *attrs, int nattrs) {
+    for (int i = 0; i < nattrs; i++) {
+        const Attr *a = &attrs[i];
+        switch (attr_info[a->key].kind) {
+        case ATTR_INT:
+            node_set_int(n, a->key, a->i);
+            break;
+        case ATTR_FLOAT:
+            node_set_float(n, a->key, a->f);
+            break;
+        case ATTR_INTS:
+            node_set_ints(n, a->key, a->ints.at, a->ints.n);
+            break;
+        case ATTR_STR:
+            node_set_str(n, a->key, a->s);
+            break;
+        case ATTR_TENSOR:
+            node_set_tensor(n, a->key, a->t);
+            break;
+        }
+    }
+}
+
 const Attr *node_attr(const Node *n, AttrKey k) {
     for (int i = 0; i < n->nattr; i++)
         if (n->attrs[i].key == k)

@@ -155,6 +155,7 @@ void node_set_float(Node *n, AttrKey k, double v);
 void node_set_ints(Node *n, AttrKey k, const int64_t *v, int count);
 void node_set_str(Node *n, AttrKey k, const char *s);
 void node_set_tensor(Node *n, AttrKey k, Tensor *t);
+void node_set_attrs(Node *n, const Attr *attrs, int nattrs); /* each as the function of its kind does */
 const Attr *node_attr(const Node *n, AttrKey k); /* NULL if absent */
 int64_t node_int(const Node *n, AttrKey k, int64_t absent);
 double node_float(const Node *n, AttrKey k, double absent);

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "runtime/crc32c.h"
+#include "runtime/write_all.h"
 
 typedef struct Text { /* where an error goes */
     char *at;
@@ -133,20 +134,6 @@ static Buffer make_header(const StgcCheckpoint *c) {
 
 /* ---- one file, whole or not at all ---- */
 
-static int write_all(int fd, const void *bytes, size_t n) {
-    const char *p = bytes;
-    while (n > 0) {
-        ssize_t k = write(fd, p, n > 1u << 30 ? 1u << 30 : n);
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k <= 0)
-            return -1;
-        p += k;
-        n -= (size_t)k;
-    }
-    return 0;
-}
-
 /* What the disk gives back must have the checksum of what was sent. */
 static int read_back(int dir, const char *name, int64_t bytes, uint32_t want) {
     int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -186,7 +173,7 @@ static int write_pieces(int fd, const Piece *pieces, uint32_t n, int64_t total) 
         return -1;
     }
     for (uint32_t i = 0; i < n; i++)
-        if (write_all(fd, pieces[i].at, pieces[i].n) != 0)
+        if (!write_all(fd, pieces[i].at, pieces[i].n))
             return -1;
     return fdatasync(fd);
 }

@@ -10,25 +10,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "runtime/write_all.h"
+
 struct StgcMetrics {
     int fd;
     char *row;
     size_t n, cap;
     bool failed;
 };
-
-static bool write_all(int fd, const char *p, size_t n) {
-    while (n > 0) {
-        ssize_t k = write(fd, p, n);
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k <= 0)
-            return false;
-        p += k;
-        n -= (size_t)k;
-    }
-    return true;
-}
 
 /* ---- the file ---- */
 

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "runtime/safetensors.h"
+#include "runtime/write_all.h"
 
 static const char *type_name(int32_t type) {
     switch ((StgcType)type) {
@@ -86,29 +87,15 @@ static char *make_header(const StgcCkptTensor *t, uint32_t n, size_t *length) {
     return text;
 }
 
-static int write_all(int fd, const void *bytes, size_t n) {
-    const char *p = bytes;
-    while (n > 0) {
-        ssize_t k = write(fd, p, n > 1u << 30 ? 1u << 30 : n);
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k <= 0)
-            return -1;
-        p += k;
-        n -= (size_t)k;
-    }
-    return 0;
-}
-
 static int write_file(int fd, const char *header, size_t length, const StgcCkptTensor *t,
                       uint32_t n) {
     unsigned char prefix[8];
     for (int i = 0; i < 8; i++)
         prefix[i] = (unsigned char)((uint64_t)length >> (8 * i));
-    if (write_all(fd, prefix, sizeof prefix) != 0 || write_all(fd, header, length) != 0)
+    if (!write_all(fd, prefix, sizeof prefix) || !write_all(fd, header, length))
         return -1;
     for (uint32_t i = 0; i < n; i++)
-        if (write_all(fd, t[i].data, (size_t)t[i].bytes) != 0)
+        if (!write_all(fd, t[i].data, (size_t)t[i].bytes))
             return -1;
     return fsync(fd);
 }
