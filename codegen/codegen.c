@@ -31,7 +31,9 @@ static void describe_step(Compiled *c) {
 }
 
 Compiled *codegen_x86(Graph *g, const CodegenOptions *o, Diag *d) {
-    LoopModule *m = lower_graph(g, o->fused, o->dump_kernels, o->dump_loops, d);
+    LowerOptions lower = {
+        .fused = o->fused, .dump_kernels = o->dump_kernels, .dump_loops = o->dump_loops};
+    LoopModule *m = lower_graph(g, &lower, d);
     if (!m)
         return NULL;
     m->marks = o->marks;

@@ -145,7 +145,12 @@ struct LoopModule {
 /* Fills a module from a finished graph: fuse, plan, and the lower_* hooks of the op table (codegen/lower_*.c). NULL with
  * diagnostics that list every op or data-dependent shape that cannot be compiled. */
 typedef struct Graph Graph;
-LoopModule *lower_graph(Graph *g, bool fused, FILE *dump_kernels, FILE *dump_loops, Diag *d);
+typedef struct LowerOptions {
+    bool fused;
+    bool gpu; /* many small tasks, each for a team of threads; else some larger ones for few cores */
+    FILE *dump_kernels, *dump_loops; /* NULL: no */
+} LowerOptions;
+LoopModule *lower_graph(Graph *g, const LowerOptions *o, Diag *d);
 void loop_module_free(LoopModule *m);
 
 #endif

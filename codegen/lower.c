@@ -12,6 +12,14 @@ int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
+int64_t lower_grain(const Lower *L) {
+    return L->gpu ? 1024 : 8192;
+}
+
+int64_t lower_rows_per_task(const Lower *L, int64_t work) {
+    return L->gpu || work <= 0 || work >= lower_grain(L) ? 1 : lower_grain(L) / work;
+}
+
 /* ---- kernels' programs ---- */
 
 const char *kern_name(Lower *L, int kernel, const char *what) {
@@ -358,7 +366,7 @@ static void restore_values(KeptValues *kept) {
 
 static void plan_scratch(Lower *L) {
     for (int i = 0; i < L->plan->kernels.n; i++)
-        L->plan->kernels.at[i].scratch_bytes = lower_scratch(L->g, &L->plan->kernels.at[i]);
+        L->plan->kernels.at[i].scratch_bytes = lower_scratch(L, &L->plan->kernels.at[i]);
 }
 
 static void enter_kernel(Lower *L, int kernel) {
@@ -370,15 +378,15 @@ static void enter_kernel(Lower *L, int kernel) {
     L->nodes = nodes;
 }
 
-LoopModule *lower_graph(Graph *g, bool fused, FILE *dump_kernels, FILE *dump_loops, Diag *d) {
+LoopModule *lower_graph(Graph *g, const LowerOptions *o, Diag *d) {
     if (!lowerable(g, d))
         return NULL;
     KeptValues kept = {0};
     keep_old_values(g, &kept);
-    Lower L = {.g = g, .diag = d, .fused = fused, .dump_loops = dump_loops};
-    L.plan = fuse(g, fused);
-    if (dump_kernels)
-        kernel_plan_print(L.plan, g, dump_kernels);
+    Lower L = {.g = g, .diag = d, .fused = o->fused, .gpu = o->gpu, .dump_loops = o->dump_loops};
+    L.plan = fuse(g, o->fused);
+    if (o->dump_kernels)
+        kernel_plan_print(L.plan, g, o->dump_kernels);
     plan_scratch(&L);
     L.mem = plan_memory(g, L.plan);
     L.module = xcalloc(1, sizeof *L.module);

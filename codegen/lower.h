@@ -24,7 +24,7 @@ typedef struct Lower {
     MemoryPlan *mem;
     LoopModule *module;
     Diag *diag;
-    bool fused;
+    bool fused, gpu;
     FILE *dump_loops;
     int kernel; /* the one being lowered */
     const int *nodes; /* its nodes' ids, in the module's arena */
@@ -176,12 +176,16 @@ void map_run(Lower *L, int kernel, const char *what, int rank, const int64_t *di
 void sink_add(Kern *K, Sinks *s, const Value *root, const Index *at, Ex value);
 
 /* ---- services ---- */
+/* How work is cut into tasks; by shapes and the kind of machine alone. About so many elements. */
+int64_t lower_grain(const Lower *L);
+/* Rows of `work` elements that one task does in turn: a GPU's team of threads takes one. */
+int64_t lower_rows_per_task(const Lower *L, int64_t work);
 int64_t value_address(const Lower *L,
                       const Value *v); /* byte offset in the arena of a stored value */
 int64_t ceil_div(int64_t a, int64_t b);
 LoopCall *lower_call(Lower *L, LoopCallKind kind, const char *name);
 /* Scratch bytes a kernel will want. */
-int64_t lower_scratch(const Graph *g, const Kernel *k);
+int64_t lower_scratch(const Lower *L, const Kernel *k);
 
 /* ---- the hooks of ops.def's last column: emit kernel number `kernel`, whose main node is n ----
  */

@@ -181,7 +181,7 @@ static void tile_rows(Kern *K, Tile *t, LVal m0, LVal m1, LVal n0, LVal n1) {
         vec_push(&all, sinks.at[i].value);
     }
     ex_hoist(K, all.at, all.n);
-    kern_loop(K, LOOP_SEQ, t->row, m0, m1);
+    kern_loop(K, K->L->gpu ? LOOP_VECTOR : LOOP_SEQ, t->row, m0, m1); /* by warps */
     ex_hoist(K, all.at, all.n);
     kern_loop(K, LOOP_VECTOR, t->column, n0, n1);
     for (int i = 0; i < all.n; i++)
@@ -225,14 +225,13 @@ static void add_epilogue(Lower *L, int kernel, int call, Tile *t) {
 /* Rows beyond the last expert's: no tile comes, the epilogue's values there are those of a product
  * of 0. */
 static void add_padding(Lower *L, int kernel, Tile *t, const Value *offsets) {
-    enum { TASK_ELEMENTS = 8192 };
     const Kernel *k = &L->plan->kernels.at[kernel];
     if (k->roots.n == has_root(k, t->c))
         return;
     Kern K;
     kern_begin(&K, L, kernel, PROGRAM_TASK, "padding");
     LoopProgram *p = K.p;
-    int64_t per = t->n < TASK_ELEMENTS ? TASK_ELEMENTS / t->n : 1, skip;
+    int64_t grain = lower_grain(L), per = t->n < grain ? grain / t->n : 1, skip;
     int b = kern_buffer(&K, offsets, false, &skip);
     LVal used = lp_load(p, b, lp_const_i(p, skip + offsets->dims[0] - 1));
     LVal lo = lp_2(p, L_MUL, lp_task(p), lp_const_i(p, per));

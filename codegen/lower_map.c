@@ -1,14 +1,15 @@
 /* lower_map.c: kernels that compute every element of a domain on its own.
  *
  * The domain's innermost axes, as many as can be walked by one index without divisions, become the
- * vector loop; the axes outside it become rows, cut into tasks of about TASK_ELEMENTS elements. The
+ * vector loop; the axes outside it become rows, cut into tasks of about lower_grain elements. The
  * cut depends on shapes alone. Where an element rule asks on which side of a bound the innermost
- * index lies (pad, concat), the vector loop is cut there. */
+ * index lies (pad, concat), the vector loop is cut there. On a GPU a vector loop shorter than a
+ * warp is not worth having: divisions are; and short rows go to the warps side by side. */
 #include "codegen/lower.h"
 
 #include <stdlib.h>
 
-enum { TASK_ELEMENTS = 8192, MAX_PIECES = 8 };
+enum { CUT_ELEMENTS = 8192, MAX_PIECES = 8, WARP = 32 };
 
 typedef struct Nest {
     int64_t rows, inner;
@@ -71,7 +72,7 @@ static int trial_cuts(Trial *t, const Nest *n, int64_t *cuts, int *ncuts) {
         const ExNode *x = ex_node(K, v);
         if (x->kind == EX_OP && x->op == L_ADD && ex_is_i(K, x->b, &shift))
             v = x->a;
-        if (!ok || v != t->inner[0] || n->inner > TASK_ELEMENTS || *ncuts >= MAX_PIECES - 1) {
+        if (!ok || v != t->inner[0] || n->inner > CUT_ELEMENTS || *ncuts >= MAX_PIECES - 1) {
             open++;
             continue;
         }
@@ -127,6 +128,8 @@ static Nest nest_choose(Lower *L, int kernel, const char *what, int rank, const 
     int64_t inner = total;
     for (int c = 0; c < n || c == 0; c++) {
         Nest nest = {.rows = total / inner, .inner = inner, .npieces = 1, .cut = {0, inner}};
+        if (L->gpu && c && inner < WARP)
+            break;
         int score = nest_try(&nest, L, kernel, what, body, ctx);
         if (best_score < 0 || score < best_score) {
             best_score = score;
@@ -167,10 +170,11 @@ void map_run(Lower *L, int kernel, const char *what, int rank, const int64_t *di
     trial_make(&t, L, kernel, what, &n, body, ctx);
     Kern *K = &t.K;
     LoopProgram *p = K->p;
-    int64_t per = n.inner < TASK_ELEMENTS ? TASK_ELEMENTS / n.inner : 1, chunks = 1, tasks;
+    const int64_t grain = lower_grain(L);
+    int64_t per = n.inner < grain ? grain / n.inner : 1, chunks = 1, tasks;
     LVal task = lp_task(p), lo, hi;
     if (n.npieces == 1)
-        chunks = ceil_div(n.inner, TASK_ELEMENTS);
+        chunks = ceil_div(n.inner, grain);
     if (chunks > 1) {
         tasks = n.rows * chunks;
         lo = lp_2(p, L_DIV, task, lp_const_i(p, chunks));
@@ -188,12 +192,12 @@ void map_run(Lower *L, int kernel, const char *what, int rank, const int64_t *di
             Ex both[2] = {t.sinks[i].at[s].index, t.sinks[i].at[s].value};
             ex_hoist(K, both, 2);
         }
-    kern_loop(K, LOOP_SEQ, t.row, lo, hi);
+    kern_loop(K, L->gpu && per > 1 && n.inner <= 4 * WARP ? LOOP_VECTOR : LOOP_SEQ, t.row, lo, hi);
     if (chunks > 1) {
-        LVal first = lp_2(p, L_MUL, lp_2(p, L_REM, task, lp_const_i(p, chunks)),
-                          lp_const_i(p, TASK_ELEMENTS));
-        LVal end = lp_2(p, L_MIN, lp_2(p, L_ADD, first, lp_const_i(p, TASK_ELEMENTS)),
-                        lp_const_i(p, n.inner));
+        LVal first =
+            lp_2(p, L_MUL, lp_2(p, L_REM, task, lp_const_i(p, chunks)), lp_const_i(p, grain));
+        LVal end =
+            lp_2(p, L_MIN, lp_2(p, L_ADD, first, lp_const_i(p, grain)), lp_const_i(p, n.inner));
         emit_piece(&t, 0, first, end);
     } else {
         for (int i = 0; i < n.npieces; i++)

@@ -207,10 +207,10 @@ void lower_token_dot(Lower *L, int kernel, Node *n) {
     c->dot_scratch = L->mem->scratch[kernel];
 }
 
-int64_t lower_scratch(const Graph *g, const Kernel *k) {
+int64_t lower_scratch(const Lower *L, const Kernel *k) {
     Node *n = k->main;
     if (k->kind == KERNEL_REDUCE)
-        return reduce_kernel_scratch(n);
+        return reduce_kernel_scratch(L, n);
     if (n->op == OP_DISPATCH)
         return (node_int(n, AT_EXPERTS, 0) + 1) * (int64_t)sizeof(int64_t);
     if (n->op == OP_TOKEN_DOT)

@@ -12,7 +12,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { TASK_ELEMENTS = 8192, TILE = 512, MAX_PARTS = 256, ENOUGH_TASKS = 16 };
+enum { MAX_PARTS = 256 };
 
 static LOp combine_op(Op op, LType t) {
     switch (op) {
@@ -90,7 +90,8 @@ typedef struct Shape {
     int64_t per, row_tasks;
 } Shape;
 
-static Shape shape_of(const Reduction *r) {
+static Shape shape_of(const Lower *L, const Reduction *r) {
+    const int64_t widest = L->gpu ? 128 : 512, enough = L->gpu ? 256 : 16, grain = lower_grain(L);
     Shape s = {.total = 1, .rows = 1, .columns = 1, .first = -1, .parts = 1};
     int64_t reduced = 1;
     for (int i = 0; i < r->n; i++) {
@@ -104,16 +105,16 @@ static Shape shape_of(const Reduction *r) {
             s.rows *= r->size[i];
         }
     }
-    s.tile = s.columns < TILE ? s.columns : TILE;
+    s.tile = s.columns < widest ? s.columns : widest;
     s.tiles = ceil_div(s.columns, s.tile ? s.tile : 1);
     int64_t row_work = reduced * s.tile;
-    s.per = s.tiles == 1 && row_work && row_work < TASK_ELEMENTS ? TASK_ELEMENTS / row_work : 1;
+    s.per = s.tiles == 1 ? lower_rows_per_task(L, row_work) : 1;
     s.row_tasks = ceil_div(s.rows, s.per);
     if (s.first < 0)
         return s;
     s.part = r->size[s.first];
-    if (s.row_tasks * s.tiles < ENOUGH_TASKS && s.total >= 4 * TASK_ELEMENTS && !r->whole) {
-        int64_t parts = ceil_div(s.total, 2 * TASK_ELEMENTS);
+    if (s.row_tasks * s.tiles < enough && s.total >= 4 * grain && !r->whole) {
+        int64_t parts = ceil_div(s.total, 2 * grain);
         parts = parts > MAX_PARTS ? MAX_PARTS : parts;
         parts = ceil_div(parts, s.row_tasks * s.tiles);
         parts = parts > s.part ? s.part : parts;
@@ -135,8 +136,8 @@ static LType sum_type(const Reduction *r, LType t) {
     return chains && t == LT_F32 ? LT_F64 : t;
 }
 
-int64_t reduce_scratch(const Reduction *r, LType t) {
-    Shape s = shape_of(r);
+int64_t reduce_scratch(const Lower *L, const Reduction *r, LType t) {
+    Shape s = shape_of(L, r);
     t = sum_type(r, t);
     return s.parts > 1 ? s.parts * s.rows * s.columns * dtype_bytes(scratch_type(t)) : 0;
 }
@@ -321,7 +322,7 @@ static void copy_body(Kern *K, const Index *at, Sinks *out, void *ctx) {
 }
 
 void reduce_run(Lower *L, int kernel, const Reduction *r) {
-    Shape s = shape_of(r);
+    Shape s = shape_of(L, r);
     const Value *y = r->result;
     if (value_count(y) == 0)
         return;
@@ -342,7 +343,7 @@ void reduce_run(Lower *L, int kernel, const Reduction *r) {
                       .whole = true};
     reduce_group(&join, s.parts, true);
     reduce_group(&join, s.rows * s.columns, false);
-    Emit second = {.r = &join, .s = shape_of(&join)};
+    Emit second = {.r = &join, .s = shape_of(L, &join)};
     emit_one(&second, L, kernel, false, "join");
 }
 
@@ -414,7 +415,7 @@ void lower_elem(Lower *L, int kernel, Node *n) {
     reduce_run(L, kernel, &r);
 }
 
-int64_t reduce_kernel_scratch(Node *n) {
+int64_t reduce_kernel_scratch(const Lower *L, Node *n) {
     Reduction r = n->op == OP_COMBINE ? combine_reduction(n) : reduction_of(n);
-    return reduce_scratch(&r, value_ltype(n->out[0]));
+    return reduce_scratch(L, &r, value_ltype(n->out[0]));
 }

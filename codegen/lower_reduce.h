@@ -19,9 +19,9 @@ typedef struct Reduction {
 
 void reduce_group(Reduction *r, int64_t size, bool reduced);
 void reduce_run(Lower *L, int kernel, const Reduction *r);
-int64_t reduce_scratch(const Reduction *r, LType t);
+int64_t reduce_scratch(const Lower *L, const Reduction *r, LType t);
 /* Scratch of a KERNEL_REDUCE whose main node is n. */
-int64_t reduce_kernel_scratch(Node *n);
+int64_t reduce_kernel_scratch(const Lower *L, Node *n);
 Ex reduce_identity(Kern *K, Op op, DType dtype, LType t);
 LVal reduce_combine(LoopProgram *p, Op op, LVal a, LVal b);
 

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TASK_ELEMENTS = 8192, LOCAL_BYTES = 60 * 1024, MAX_PHASES = 64 };
+enum { LOCAL_BYTES = 60 * 1024, GPU_LOCAL_BYTES = 40 * 1024, MAX_PHASES = 64 };
 
 typedef enum { PHASE_REDUCE, PHASE_MAX, PHASE_SUM_EXP, PHASE_STORE } PhaseKind;
 
@@ -211,7 +211,7 @@ static bool is_column(const Rows *w, const Value *v) {
 static void keep(Rows *w, Value *v) {
     LType t = value_ltype(v);
     int64_t bytes = w->columns * (t == LT_F32 ? 4 : t == LT_BOOL ? 1 : 8);
-    if (w->local[v->id] || w->local_bytes + bytes > LOCAL_BYTES)
+    if (w->local[v->id] || w->local_bytes + bytes > (w->K.L->gpu ? GPU_LOCAL_BYTES : LOCAL_BYTES))
         return;
     w->local_bytes += bytes;
     vec_push(&w->kept, INT32_MAX);
@@ -388,8 +388,7 @@ void lower_rows(Lower *L, int kernel) {
     K->own_ctx = &w;
     list_phases(&w);
     choose_kept(&w);
-    int64_t per = w.columns && w.columns < TASK_ELEMENTS ? TASK_ELEMENTS / w.columns : 1,
-            tasks = ceil_div(w.rows, per);
+    int64_t per = lower_rows_per_task(L, w.columns), tasks = ceil_div(w.rows, per);
     LVal lo = lp_2(p, L_MUL, lp_task(p), lp_const_i(p, per));
     LVal hi = lp_2(p, L_MIN, lp_2(p, L_ADD, lo, lp_const_i(p, per)), lp_const_i(p, w.rows));
     w.row = ex_leaf(K, LT_I64, 1, 0, w.rows - 1);

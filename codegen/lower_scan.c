@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-enum { TASK_ELEMENTS = 8192, TILE = 512 };
+enum { TILE = 512, GPU_TILE = 128 };
 
 /* A value seen as [outer, size, inner] around an axis. */
 typedef struct Around {
@@ -35,8 +35,7 @@ static void lines_begin(Lines *l, Lower *L, int kernel, const Node *n, int64_t a
     kern_begin(&l->K, L, kernel, PROGRAM_TASK, NULL);
     LoopProgram *p = l->K.p;
     l->x = kern_buffer(&l->K, n->in[0], false, &l->x_skip);
-    int64_t rows = l->a.outer * l->a.inner,
-            per = work && work < TASK_ELEMENTS ? TASK_ELEMENTS / work : 1;
+    int64_t rows = l->a.outer * l->a.inner, per = lower_rows_per_task(L, work);
     l->tasks = ceil_div(rows, per);
     LVal lo = lp_2(p, L_MUL, lp_task(p), lp_const_i(p, per));
     LVal hi = lp_2(p, L_MIN, lp_2(p, L_ADD, lo, lp_const_i(p, per)), lp_const_i(p, rows));
@@ -160,7 +159,7 @@ void lower_argmax(Lower *L, int kernel, Node *n) {
 void lower_cumsum(Lower *L, int kernel, Node *n) {
     Around a = around(n, 0);
     bool exclusive = node_int(n, AT_EXCLUSIVE, 0) != 0, reverse = node_int(n, AT_REVERSE, 0) != 0;
-    int64_t tile = a.inner < TILE ? a.inner : TILE, skip_x, skip_y;
+    int64_t most = L->gpu ? GPU_TILE : TILE, tile = a.inner < most ? a.inner : most, skip_x, skip_y;
     if (value_count(n->in[0]) == 0)
         return;
     Kern K;

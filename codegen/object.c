@@ -25,11 +25,13 @@ typedef struct Object {
 } Object;
 
 static bool lower_programs(Object *b) {
+    LowerOptions lower = {.fused = b->o->fused,
+                          .dump_kernels = b->o->dump_kernels,
+                          .dump_loops = b->o->dump_loops};
     for (int i = 0; i < STGC_PROGRAMS; i++) {
         if (!b->o->programs[i])
             continue;
-        LoopModule *m =
-            lower_graph(b->o->programs[i], b->o->fused, b->o->dump_kernels, b->o->dump_loops, b->d);
+        LoopModule *m = lower_graph(b->o->programs[i], &lower, b->d);
         if (!m)
             return false;
         b->kernels += m->calls.n;

@@ -24,7 +24,7 @@ static CallCost sum_of(const LoopModule *m, const char *arena) {
 static CallCost cost_with(const char *text, const char *counts, const int64_t *values, bool fused) {
     Reader r;
     read_graph(&r, text);
-    LoopModule *m = lower_graph(r.g, fused, NULL, NULL, &r.d);
+    LoopModule *m = lower_graph(r.g, &(LowerOptions){.fused = fused}, &r.d);
     assert_non_null(m);
     char *arena = xcalloc(1, (size_t)m->arena_bytes + 64);
     bool found = !counts;
