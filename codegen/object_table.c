@@ -177,6 +177,8 @@ static LLVMValueRef variant_array(Table *t, const ObjectProgram *p, int np, cons
         put_i32(&f, v[k].target.level);
         put_i32(&f, v[k].target.native);
         put(&f, int_array(t, t->x->i32, v[k].features, 6));
+        put_i32(&f, 0); /* device */
+        put_i32(&f, 0);
         put(&f, LLVMConstArray2(t->x->ptr, steps, STGC_PROGRAMS));
         all[k] = finish(&f, sizeof(StgcVariant));
     }

@@ -57,8 +57,11 @@ bool entries_make(Stgc *h);                          /* false: no memory */
 void entries_free(Stgc *h);
 Entry *entry_find(const Stgc *h, const char *name);
 const StgcSlot *entry_slot(const Entry *e);
-/* Where the bytes are; NULL with an error if the program's run cannot be made. */
+/* Where the bytes are, to read; to read or write; to keep the address of. NULL with an error if the
+ * program's run cannot be made or its GPU failed; without one: an output that is not there. */
+const void *entry_read(Stgc *h, const Entry *e);
 void *entry_data(Stgc *h, const Entry *e);
+void *entry_expose(Stgc *h, const Entry *e);
 /* "i64[8,128]" */
 const char *type_text(int32_t type, int32_t rank, const int64_t *dims, char *text, size_t n);
 

@@ -1,9 +1,13 @@
-/* machine.c: makes and frees a machine: threads, their buffers, and the services of step.h. */
+/* machine.c: makes and frees a machine: threads, their buffers, and the services of step.h; or a
+ * GPU. */
 #define _GNU_SOURCE
 #include "runtime/machine.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+
+#include "runtime/cuda.h"
 
 static void service_parallel(StgcRt *rt, int64_t tasks, StgcTask fn, void *env) {
     pool_run(((Machine *)rt)->pool, tasks, fn, env);
@@ -46,6 +50,7 @@ static bool make_buffers(Machine *m) {
             .tile2 = p + GEMM_WORK_B + GEMM_WORK_TILE,
             .a = p + GEMM_WORK_B + 2 * GEMM_WORK_TILE,
             .columns = cpu_tile_columns(),
+            .avx512 = m->engine != ENGINE_XSMM && avx512_usable(),
             .vectors = gemm_vectors(),
             .cache = &m->caches[i],
         };
@@ -73,10 +78,33 @@ StgcRt *stgc_rt_new(int threads) {
     return &m->rt;
 }
 
+StgcRt *stgc_rt_new_cuda(const StgcCudaOptions *o, StgcStatus *status, char *error, size_t size) {
+    CudaDevice *d = cuda_device_new(o, status, error, size);
+    if (!d)
+        return NULL;
+    Machine *m = calloc(1, sizeof *m);
+    if (!m) {
+        cuda_device_free(d);
+        *status = STGC_ERR_RESOURCE;
+        snprintf(error, size, "no memory for a device");
+        return NULL;
+    }
+    m->threads = 1; /* the one that steps */
+    m->cuda = d;
+    pthread_mutex_init(&m->fault_lock, NULL);
+    return &m->rt;
+}
+
+int stgc_rt_capability(const StgcRt *rt) {
+    const Machine *m = (const Machine *)rt;
+    return m->cuda ? m->cuda->capability : 0;
+}
+
 void stgc_rt_free(StgcRt *rt) {
     Machine *m = (Machine *)rt;
     if (!m)
         return;
+    cuda_device_free(m->cuda);
     pool_free(m->pool);
     pthread_mutex_destroy(&m->fault_lock);
     free(m->buffers);
@@ -93,7 +121,9 @@ int stgc_rt_threads(const StgcRt *rt) {
 const char *stgc_rt_describe(const StgcRt *rt) {
     Machine *m = (Machine *)(uintptr_t)rt;
     pthread_mutex_lock(&m->fault_lock);
-    if (!*m->description)
+    if (m->cuda)
+        cuda_describe(m->cuda, m->description, sizeof m->description);
+    else if (!*m->description)
         cpu_describe(m, m->description, (int64_t)sizeof m->description);
     pthread_mutex_unlock(&m->fault_lock);
     return m->description;

@@ -37,6 +37,7 @@ typedef struct Machine {
     Fault fault;
     StgcWatch watch; /* NULL: nobody measures */
     void *watcher;
+    struct CudaDevice *cuda; /* NULL: this CPU. Else there are no threads and buffers */
     char description[512]; /* "": not asked for yet */
 } Machine;
 

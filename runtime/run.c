@@ -7,7 +7,10 @@
  *   share one arena, if their persistent parts are laid out alike: nothing is copied, but what is
  *     not persistent (inputs, outputs) holds only until the other run steps;
  *   keep an arena each otherwise: before a run steps or shows a persistent slot, it copies the
- *     slots it shares from the run that had them last, all their bytes at every change of run. */
+ *     slots it shares from the run that had them last, all their bytes at every change of run.
+ *
+ * A step for a GPU has its arena in device memory (cuda.h); the arena here holds the host's copies
+ * of slots, which are brought up to date when somebody asks for them. */
 #define _GNU_SOURCE
 #include <inttypes.h>
 #include <stdarg.h>
@@ -17,6 +20,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "runtime/cuda.h"
 #include "runtime/machine.h"
 
 enum { HUGE_PAGE = 2 << 20 };
@@ -28,6 +32,7 @@ typedef struct Arena {
     size_t bytes, reserved; /* usable, and address space; from `start` on */
     char *start;
     int users;
+    CudaArena *cuda; /* the same in device memory; NULL: steps run here */
 } Arena;
 
 /* Runs that share persistent slots. */
@@ -43,7 +48,9 @@ struct StgcRun {
     Family *family;
     StgcRun *next;     /* member of the family */
     StgcStatus broken; /* why this run can never step, with the text in error */
-    char error[512];
+    CudaRun *cuda;
+    CudaBlock **blocks; /* [nslots], of a device step */
+    char error[1024];
 };
 
 static StgcStatus failed(StgcRun *r, StgcStatus status, const char *format, ...)
@@ -55,6 +62,18 @@ static StgcStatus failed(StgcRun *r, StgcStatus status, const char *format, ...)
     vsnprintf(r->error, sizeof r->error, format, args);
     va_end(args);
     return status;
+}
+
+/* ---- devices ---- */
+
+/* The device of a run that can use it; NULL: it runs here. */
+static CudaDevice *device_of(const StgcRun *r) {
+    return r->blocks ? r->arena->cuda->device : NULL;
+}
+
+static StgcStatus device_failed(StgcRun *r, StgcStatus status) {
+    const CudaDevice *d = r->machine->cuda;
+    return status == STGC_OK ? status : failed(r, status, "%s", d->error);
 }
 
 /* ---- arenas ---- */
@@ -79,6 +98,13 @@ static bool arena_open(Arena *a, size_t bytes) {
 static void arena_leave(Arena *a) {
     if (!a || --a->users > 0)
         return;
+    if (a->cuda) {
+        CudaDevice *d = a->cuda->device;
+        bool entered = cuda_enter(d);
+        cuda_arena_free(a->cuda);
+        if (entered)
+            cuda_leave(d);
+    }
     munmap(a->start, a->reserved);
     free(a);
 }
@@ -127,6 +153,8 @@ static const StgcSlot *shared_slot(const StgcRun *other, const StgcSlot *slot) {
 }
 
 static void fill_slots(StgcRun *r, const StgcRun *but_not_of) {
+    if (device_of(r))
+        return; /* its blocks know their initial bytes */
     for (uint32_t i = 0; i < r->step->nslots; i++) {
         const StgcSlot *s = &r->step->slots[i];
         if (s->init && !(but_not_of && persists(r, s) && shared_slot(but_not_of, s)))
@@ -134,24 +162,34 @@ static void fill_slots(StgcRun *r, const StgcRun *but_not_of) {
     }
 }
 
+static CudaBlock *block_of(const StgcRun *r, const StgcSlot *slot) {
+    return r->blocks[slot - r->step->slots];
+}
+
 /* Copies the slots this run shares with the run that had them last. */
-static void catch_up(StgcRun *r) {
+static StgcStatus catch_up(StgcRun *r) {
     StgcRun *from = r->family->latest;
+    StgcStatus status = STGC_OK;
     r->family->latest = r;
     if (from->arena == r->arena)
-        return;
+        return STGC_OK;
     for (uint32_t i = 0; i < r->step->nslots; i++) {
         const StgcSlot *to = &r->step->slots[i];
         const StgcSlot *s = persists(r, to) ? shared_slot(from, to) : NULL;
-        if (s)
+        if (s && device_of(r) && device_of(from) && status == STGC_OK)
+            status = cuda_block_take(r->arena->cuda, block_of(r, to), from->arena->cuda,
+                                     block_of(from, s));
+        else if (s && !device_of(r))
             memcpy(r->arena->base + to->offset, from->arena->base + s->offset, (size_t)to->bytes);
     }
+    return status;
 }
 
 /* Whether both steps can live in one arena: every shared slot at one offset, every other one
  * where the other run has nothing. The compiler lays steps out so by giving both one layout. */
 static bool laid_out_alike(const StgcRun *r, const StgcRun *with) {
-    if (r->step->persistent_bytes != with->step->persistent_bytes)
+    if (r->step->persistent_bytes != with->step->persistent_bytes ||
+        !r->step->cuda != !with->step->cuda || (r->step->cuda && r->machine != with->machine))
         return false;
     for (uint32_t i = 0; i < r->step->nslots; i++) {
         const StgcSlot *a = &r->step->slots[i];
@@ -181,7 +219,60 @@ static StgcRun *run_alloc(StgcRt *rt, const StgcStep *step) {
                            "compiled step: error: it has version %" PRIu32
                            ", this runtime expects %d; compile the model again",
                            step->version, STGC_STEP_VERSION);
+    else if (step->cuda && !r->machine->cuda)
+        r->broken = failed(r, STGC_ERR_USAGE,
+                           "compiled step: error: it is for a GPU (sm_%d), but runs were asked for "
+                           "on this machine's CPU",
+                           (int)step->cuda->target);
+    else if (!step->cuda && r->machine->cuda)
+        r->broken = failed(r, STGC_ERR_USAGE,
+                           "compiled step: error: it is for a CPU, but runs were asked for on a "
+                           "GPU");
     return r;
+}
+
+/* Blocks in the arena; device memory for all runs of it. */
+static StgcStatus place_on_device(StgcRun *r, CudaDevice *d) {
+    const StgcStep *step = r->step;
+    if (!r->arena->cuda)
+        r->arena->cuda = cuda_arena_new(d, r->arena->base);
+    CudaBlock **blocks = calloc((size_t)step->nslots + 1, sizeof *blocks);
+    bool memory = r->arena->cuda && blocks;
+    /* outputs last: they may be views of what was there before */
+    for (int outputs = 0; outputs < 2 && memory; outputs++)
+        for (uint32_t i = 0; i < step->nslots && memory; i++) {
+            const StgcSlot *s = &step->slots[i];
+            if ((s->kind == STGC_SLOT_OUTPUT) == outputs)
+                memory = (blocks[i] = cuda_arena_block(r->arena->cuda, s, persists(r, s), r));
+        }
+    if (!memory) {
+        free(blocks);
+        return cuda_refuse(d, STGC_ERR_RESOURCE, "no memory for a step's list of tensors");
+    }
+    r->blocks = blocks;
+    return cuda_arena_open(r->arena->cuda, step->arena_bytes);
+}
+
+/* A device step, all of it, or a broken run with the reason. */
+static void start_on_device(StgcRun *r) {
+    CudaDevice *d = r->machine->cuda;
+    StgcStatus status;
+    if (r->broken || !r->step->cuda)
+        return;
+    if (!cuda_enter(d)) {
+        r->broken = device_failed(r, STGC_ERR_IO);
+        return;
+    }
+    int64_t more = r->step->arena_bytes + cuda_run_bytes(d, r->step);
+    if (r->arena->cuda) /* what is there already is given up for a larger one */
+        more -= r->arena->cuda->bytes;
+    status = cuda_room(d, more, "the step");
+    if (status == STGC_OK)
+        r->cuda = cuda_run_new(d, r->step, &status);
+    if (status == STGC_OK)
+        status = place_on_device(r, d);
+    cuda_leave(d);
+    r->broken = device_failed(r, status);
 }
 
 StgcRun *stgc_run_new(StgcRt *rt, const StgcStep *step) {
@@ -197,6 +288,7 @@ StgcRun *stgc_run_new(StgcRt *rt, const StgcStep *step) {
         return NULL;
     }
     r->family->members = r->family->latest = r;
+    start_on_device(r);
     if (!r->broken)
         fill_slots(r, NULL);
     return r;
@@ -234,14 +326,14 @@ StgcRun *stgc_run_new_shared(StgcRt *rt, const StgcStep *step, StgcRun *with) {
     r->family = with->family;
     r->next = r->family->members;
     r->family->members = r;
+    start_on_device(r);
     if (!r->broken)
         fill_slots(r, with);
     return r;
 }
 
-void stgc_run_free(StgcRun *r) {
-    if (!r)
-        return;
+/* The values that others of the family need are taken over before. */
+static void leave_family(StgcRun *r) {
     StgcRun **link = &r->family->members;
     while (*link != r)
         link = &(*link)->next;
@@ -250,31 +342,170 @@ void stgc_run_free(StgcRun *r) {
         free(r->family);
     else if (r->family->latest == r)
         catch_up(r->family->members);
+}
+
+void stgc_run_free(StgcRun *r) {
+    if (!r)
+        return;
+    CudaDevice *d = r->cuda || r->arena->cuda ? r->machine->cuda : NULL;
+    bool entered = d && cuda_enter(d);
+    leave_family(r);
+    cuda_run_free(r->cuda);
+    if (r->arena->cuda)
+        cuda_arena_forget(r->arena->cuda, r);
+    if (entered)
+        cuda_leave(d);
+    free(r->blocks);
     arena_leave(r->arena);
     free(r);
 }
 
+/* ---- bytes ---- */
+
+StgcStatus stgc_run_status(const StgcRun *r) {
+    return r->broken;
+}
+
+typedef enum { READ, WRITE, EXPOSE } Access;
+
+/* The host's copy of a slot of a device step, current. NULL with an error. */
+static void *device_bytes(StgcRun *r, const StgcSlot *slot, bool catches_up, Access access) {
+    CudaDevice *d = device_of(r);
+    CudaBlock *b = block_of(r, slot);
+    if (!cuda_enter(d)) {
+        device_failed(r, STGC_ERR_IO);
+        return NULL;
+    }
+    StgcStatus status = catches_up && persists(r, slot) ? catch_up(r) : STGC_OK;
+    if (status == STGC_OK)
+        status = cuda_block_to_host(r->arena->cuda, b);
+    cuda_leave(d);
+    if (device_failed(r, status) != STGC_OK)
+        return NULL;
+    if (access != READ && !b->owner) /* nothing of an output goes back */
+        cuda_block_changed(b);
+    b->exposed |= access == EXPOSE && !b->owner;
+    return r->arena->base + slot->offset;
+}
+
 void *stgc_run_data(StgcRun *r, const StgcSlot *slot) {
+    if (device_of(r))
+        return device_bytes(r, slot, true, WRITE);
     if (persists(r, slot))
         catch_up(r);
     return r->arena->base + slot->offset;
 }
 
-void *stgc_run_address(const StgcRun *r, const StgcSlot *slot) {
-    return r->arena->base + slot->offset;
+const void *stgc_run_read(StgcRun *r, const StgcSlot *slot) {
+    return device_of(r) ? device_bytes(r, slot, true, READ) : stgc_run_data(r, slot);
+}
+
+void *stgc_run_address(StgcRun *r, const StgcSlot *slot) {
+    return device_of(r) ? device_bytes(r, slot, false, WRITE) : r->arena->base + slot->offset;
+}
+
+const void *stgc_run_peek(StgcRun *r, const StgcSlot *slot) {
+    return device_of(r) ? device_bytes(r, slot, false, READ) : r->arena->base + slot->offset;
+}
+
+void *stgc_run_expose(StgcRun *r, const StgcSlot *slot) {
+    return device_of(r) ? device_bytes(r, slot, false, EXPOSE) : r->arena->base + slot->offset;
+}
+
+StgcStatus stgc_run_take_over(StgcRun *r) {
+    CudaDevice *d = device_of(r);
+    if (d && !cuda_enter(d))
+        return device_failed(r, STGC_ERR_IO);
+    StgcStatus status = catch_up(r);
+    if (d)
+        cuda_leave(d);
+    return d ? device_failed(r, status) : status;
 }
 
 void stgc_run_claim(StgcRun *r) {
+    const StgcRun *other = r->family->latest;
+    CudaArena *a = device_of(r) && other != r && other->arena == r->arena ? r->arena->cuda : NULL;
     r->family->latest = r;
+    for (int32_t i = 0; a && i < a->nblocks; i++) {
+        CudaBlock *b = a->blocks[i];
+        if (b->owner || b->host || b->initial)
+            continue; /* it was written since, or nothing changed it */
+        b->host = b->was_host;
+        b->initial = b->was_initial;
+    }
+}
+
+/* ---- steps ---- */
+
+/* Device memory gets what it lacks. Outputs of other runs of the arena will not outlive this. */
+static StgcStatus push_values(StgcRun *r) {
+    CudaArena *a = r->arena->cuda;
+    StgcStatus status = STGC_OK;
+    for (uint32_t i = 0; i < r->step->nslots && status == STGC_OK; i++)
+        if (!r->blocks[i]->owner)
+            status = cuda_block_to_device(a, r->blocks[i]);
+    for (int32_t i = 0; i < a->nblocks && status == STGC_OK; i++) {
+        CudaBlock *b = a->blocks[i];
+        b->was_host = b->host;
+        b->was_initial = b->initial;
+        if (b->owner && b->owner != r && !b->initial)
+            b->host = true; /* as it is */
+    }
+    return status;
+}
+
+/* What the step wrote, the device alone has. */
+static void take_results(StgcRun *r) {
+    for (uint32_t i = 0; i < r->step->nslots; i++) {
+        CudaBlock *b = r->blocks[i];
+        StgcSlotKind kind = r->step->slots[i].kind;
+        if (b->owner || kind == STGC_SLOT_PARAM || kind == STGC_SLOT_STATE ||
+            kind == STGC_SLOT_GRAD) {
+            b->host = b->initial = false;
+            b->device = true;
+        }
+    }
+}
+
+static void on_mark(void *ctx, int64_t call) {
+    const Machine *m = ctx;
+    if (m->watch)
+        m->watch(m->watcher, call);
+}
+
+static StgcStatus device_step(StgcRun *r) {
+    CudaDevice *d = device_of(r);
+    const StgcCudaStep *s = r->step->cuda;
+    uint64_t key = UINT64_MAX;
+    if (!cuda_enter(d))
+        return device_failed(r, STGC_ERR_IO);
+    StgcStatus status = catch_up(r);
+    if (status == STGC_OK)
+        status = push_values(r);
+    if (status == STGC_OK) {
+        status = cuda_run_execute(r->cuda, r->arena->cuda, on_mark, r->machine, &key);
+        take_results(r);
+    }
+    cuda_leave(d);
+    if (status != STGC_OK)
+        return device_failed(r, status);
+    if (key == UINT64_MAX)
+        return STGC_OK;
+    uint64_t what = key >> 48;
+    return failed(r, STGC_ERR_DATA, "batch: error: %s at position %" PRId64,
+                  what < s->nfaults ? s->fault_texts[what] : "a fault of an unknown kind",
+                  (int64_t)(key & (((uint64_t)1 << 48) - 1)));
 }
 
 StgcStatus stgc_run_step(StgcRun *r) {
     if (r->broken)
         return r->broken;
+    r->error[0] = '\0';
+    if (device_of(r))
+        return device_step(r);
     catch_up(r);
     Machine *m = r->machine;
     m->fault = (Fault){0};
-    r->error[0] = '\0';
     r->step->run(&m->rt, r->arena->base);
     if (m->fault.what)
         return failed(r, STGC_ERR_DATA, "batch: error: %s at position %" PRId64 ", found %" PRId64,
@@ -291,6 +522,8 @@ int64_t stgc_run_peak_bytes(const StgcRun *r) {
 }
 
 int64_t stgc_run_touched_bytes(const StgcRun *r) {
+    if (device_of(r))
+        return r->arena->cuda->bytes; /* the device's memory is all there */
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     size_t pages = ((size_t)r->step->arena_bytes + page - 1) / page, touched = 0;
     unsigned char seen[4096];

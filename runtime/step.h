@@ -103,10 +103,11 @@ typedef struct StgcStep {
 /* ---- steps as a shared library: what `stgcc compile` writes ----
  *
  * The library exports one symbol, `stgc_library`, an StgcLibrary of constants; it refers to libm and libc only and runs no
- * code when it is loaded. It holds every program of a training once per kind of CPU; stgc_cpu_level (cpu_level.h) chooses.
+ * code when it is loaded. It holds every program of a training once per kind of CPU; stgc_cpu_level (cpu_level.h) chooses;
+ * and once per kind of GPU, where the most capable one that the GPU is capable of is chosen.
  * Parameters are not in it (slot.init is NULL) but in a .safetensors beside it, by name; constants of the model of up to
  * 1 MiB are in it, larger ones too in the .safetensors, by the names of their slots (const/HASH). */
-#define STGC_LIBRARY_VERSION 1
+#define STGC_LIBRARY_VERSION 2
 
 typedef enum {
     STGC_PROGRAM_GRADIENTS, /* a step laid open: losses, outputs, gradients, cosines; nothing is updated */
@@ -117,10 +118,12 @@ typedef enum {
 } StgcProgram;
 
 typedef struct StgcVariant {
-    const char *cpu;
+    const char *cpu;      /* "x86-64-v3", "sm_80" */
     int32_t level;        /* of the x86-64 ABI: 3 or 4 */
     int32_t native;       /* the words below must be there too */
     uint32_t features[6]; /* cpuid: 1.ecx, 1.edx, 7.ebx, 7.ecx, 7.edx, 7:1.eax of the machine it was made for */
+    int32_t device;       /* 0: a CPU. 80, 90, ...: a GPU of this compute capability or more; every program then has `cuda` */
+    int32_t unused;
     const StgcStep *programs[STGC_PROGRAMS]; /* NULL: not there */
 } StgcVariant;
 
@@ -153,7 +156,7 @@ typedef struct StgcLibrary {
     const char *token_mask; /* the input that says which tokens count, or NULL */
     StgcTraining training;
     uint32_t nvariants, nchecks;
-    const StgcVariant *variants; /* ascending by level */
+    const StgcVariant *variants; /* CPUs ascending by level, then GPUs ascending by device */
     const StgcCheck *checks;
 } StgcLibrary;
 

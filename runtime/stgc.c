@@ -75,9 +75,14 @@ StgcRun *handle_run(Stgc *h, StgcProgram p) {
     }
     StgcRun *with = h->runs[h->primary];
     h->runs[p] = with ? stgc_run_new_shared(h->rt, step, with) : stgc_run_new(h->rt, step);
-    if (!h->runs[p])
+    if (!h->runs[p]) {
         handle_fail(h, STGC_ERR_RESOURCE, "no memory for a step of %" PRId64 " bytes",
                     step->arena_bytes);
+    } else if (stgc_run_status(h->runs[p]) != STGC_OK) {
+        handle_fail(h, stgc_run_status(h->runs[p]), "%s", stgc_run_error(h->runs[p]));
+        stgc_run_free(h->runs[p]);
+        h->runs[p] = NULL;
+    }
     return h->runs[p];
 }
 
@@ -102,24 +107,86 @@ static bool has_features(const StgcVariant *v) {
 #endif
 }
 
-/* The highest variant that this machine runs. */
-static bool choose_variant(Stgc *h, const char *path) {
+/* The first variant for CPUs or for GPUs; NULL: it has none. */
+static const StgcVariant *first_variant(const StgcLibrary *l, bool device) {
+    for (uint32_t i = 0; i < l->nvariants; i++)
+        if ((l->variants[i].device != 0) == device)
+            return &l->variants[i];
+    return NULL;
+}
+
+/* The highest variant that this CPU runs, and its threads. */
+static bool choose_cpu(Stgc *h, const char *path, int threads) {
     const StgcLibrary *l = h->library;
     int level = stgc_cpu_level();
     for (uint32_t i = 0; i < l->nvariants; i++) {
         const StgcVariant *v = &l->variants[i];
-        if (v->level <= level && (!v->native || has_features(v)))
+        if (!v->device && v->level <= level && (!v->native || has_features(v)))
             h->variant = v;
     }
+    const StgcVariant *first = first_variant(l, false);
+    if (!h->variant && !first && l->nvariants) {
+        handle_fail(h, STGC_ERR_USAGE,
+                    "%s: error: compiled for GPUs only (%s), the CPU was asked for; compile with "
+                    "--target=cpu",
+                    path, l->variants[0].cpu);
+        return false;
+    }
+    if (!h->variant) {
+        char here[32];
+        snprintf(here, sizeof here, level ? "x86-64-v%d" : "less than x86-64-v3", level);
+        handle_fail(h, STGC_ERR_RESOURCE,
+                    "%s: error: compiled for %s, this machine has %s; compile with "
+                    "--march=x86-64-v3, or on this machine",
+                    path, first ? first->cpu : "nothing", here);
+        return false;
+    }
+    h->rt = stgc_rt_new(threads);
+    if (!h->rt)
+        handle_fail(h, STGC_ERR_RESOURCE, "no memory for %d threads and their buffers", threads);
+    return h->rt != NULL;
+}
+
+/* The GPU, and the most capable variant for it. */
+static bool choose_gpu(Stgc *h, const char *path, const StgcOptions *o) {
+    const StgcLibrary *l = h->library;
+    StgcCudaOptions cuda = {.device = o->device, .driver = o->driver, .cublas = o->cublas};
+    StgcStatus status;
+    char error[900];
+    h->rt = stgc_rt_new_cuda(&cuda, &status, error, sizeof error);
+    if (!h->rt) {
+        handle_fail(h, status, "%s", error);
+        return false;
+    }
+    for (uint32_t i = 0; i < l->nvariants; i++)
+        if (l->variants[i].device && l->variants[i].device <= stgc_rt_capability(h->rt))
+            h->variant = &l->variants[i];
     if (h->variant)
         return true;
-    char here[32];
-    snprintf(here, sizeof here, level ? "x86-64-v%d" : "less than x86-64-v3", level);
-    handle_fail(h, STGC_ERR_RESOURCE,
-                "%s: error: compiled for %s, this machine has %s; compile with --march=x86-64-v3, "
-                "or on this machine",
-                path, l->nvariants ? l->variants[0].cpu : "nothing", here);
+    int have = stgc_rt_capability(h->rt);
+    handle_fail(h, STGC_ERR_IO,
+                "%s: error: compiled for %s, GPU %d has compute capability %d.%d; compile with "
+                "--target=sm_%d, or use another GPU",
+                path, first_variant(l, true)->cpu, (int)o->device, have / 10, have % 10, have);
+    stgc_rt_free(h->rt);
+    h->rt = NULL;
     return false;
+}
+
+static bool choose_machine(Stgc *h, const char *path, const StgcOptions *o) {
+    bool gpu = first_variant(h->library, true) && !o->target;
+    if (o->target && strcmp(o->target, "cpu") != 0) {
+        handle_fail(h, STGC_ERR_USAGE,
+                    "stgc_open: error: target: expected \"cpu\" or none, found '%.60s'", o->target);
+        return false;
+    }
+    if (gpu && choose_gpu(h, path, o))
+        return true;
+    if (gpu && (!o->cpu_fallback || !first_variant(h->library, false)))
+        return false;
+    h->status = STGC_OK;
+    h->error[0] = 0;
+    return choose_cpu(h, path, o->threads);
 }
 
 static bool load_code(Stgc *h, const char *path) {
@@ -149,13 +216,12 @@ static bool load_code(Stgc *h, const char *path) {
     return h->status == STGC_OK;
 }
 
-static bool make_programs(Stgc *h, int threads) {
+static bool make_programs(Stgc *h) {
     h->primary = h->variant->programs[STGC_PROGRAM_TRAIN]   ? STGC_PROGRAM_TRAIN
                  : h->variant->programs[STGC_PROGRAM_MICRO] ? STGC_PROGRAM_MICRO
                                                             : STGC_PROGRAM_GRADIENTS;
-    h->rt = stgc_rt_new(threads);
-    if (!h->rt || !entries_make(h)) {
-        handle_fail(h, STGC_ERR_RESOURCE, "no memory for %d threads and their buffers", threads);
+    if (!entries_make(h)) {
+        handle_fail(h, STGC_ERR_RESOURCE, "no memory for a list of tensors");
         return false;
     }
     if (!handle_run(h, h->primary))
@@ -196,7 +262,7 @@ Stgc *stgc_open(const char *library, const StgcOptions *options) {
     else if (o.threads < 0 || o.threads > 4096)
         handle_fail(h, STGC_ERR_USAGE, "stgc_open: error: threads: expected 0 to 4096, found %d",
                     (int)o.threads);
-    else if (load_code(h, library) && choose_variant(h, library) && make_programs(h, o.threads))
+    else if (load_code(h, library) && choose_machine(h, library, &o) && make_programs(h))
         load_parameters(h, library, o.parameters);
     h->dead = h->status != STGC_OK;
     return h;
@@ -268,20 +334,17 @@ static void set_hyper(Stgc *h, StgcProgram p) {
     if (!s || s->kind != STGC_SLOT_INPUT)
         return;
     stgc_schedule_hyper(&h->library->training, h->steps + 1, stgc_learning_rate(h), values);
-    memcpy(stgc_run_data(r, s), values, sizeof values); /* takes over what is shared, too */
+    void *to = stgc_run_data(r, s); /* takes over what is shared, too */
+    if (to)
+        memcpy(to, values, sizeof values);
 }
 
 /* Callers hold addresses in the primary program's memory: what another one changed goes there. */
-static void give_back(Stgc *h, StgcProgram p) {
+static StgcStatus give_back(Stgc *h, StgcProgram p) {
     StgcRun *r = h->runs[h->primary];
-    const StgcStep *step = h->variant->programs[h->primary];
     if (p == STGC_PROGRAM_GRADIENTS)
         stgc_run_claim(r); /* it changed nothing */
-    for (uint32_t i = 0; i < step->nslots; i++)
-        if (step->slots[i].offset < step->persistent_bytes) {
-            stgc_run_data(r, &step->slots[i]); /* takes over all that is shared */
-            return;
-        }
+    return stgc_run_take_over(r);
 }
 
 static StgcStatus run_program(Stgc *h, StgcProgram p) {
@@ -292,7 +355,9 @@ static StgcStatus run_program(Stgc *h, StgcProgram p) {
     StgcStatus status = stgc_run_step(r);
     if (status != STGC_OK)
         handle_fail(h, status, "%s", stgc_run_error(r));
-    give_back(h, p);
+    StgcStatus back = give_back(h, p);
+    if (status == STGC_OK && back != STGC_OK)
+        return handle_fail(h, back, "%s", stgc_run_error(h->runs[h->primary]));
     return status;
 }
 
@@ -303,7 +368,10 @@ static StgcStatus check_losses(Stgc *h, StgcProgram p) {
         bool number = !strncmp(s->name, "loss/", 5) || !strcmp(s->name, "grad_norm");
         if (s->kind != STGC_SLOT_OUTPUT || !number || s->type != STGC_F32 || s->bytes < 4)
             continue;
-        float v = *(const float *)stgc_run_data(h->runs[p], s);
+        const float *at = stgc_run_read(h->runs[p], s);
+        if (!at)
+            return handle_fail(h, STGC_ERR_IO, "%s", stgc_run_error(h->runs[p]));
+        float v = *at;
         if (!isfinite(v))
             return handle_fail(h, STGC_ERR_NUMERIC,
                                "%s: error: step %" PRId64
@@ -318,8 +386,11 @@ static void zero_outputs(Stgc *h) {
     const StgcStep *step = h->variant->programs[h->primary];
     for (uint32_t i = 0; i < step->nslots; i++) {
         const StgcSlot *s = &step->slots[i];
-        if (s->kind == STGC_SLOT_OUTPUT && s->offset >= step->persistent_bytes)
-            memset(stgc_run_data(h->runs[h->primary], s), 0, (size_t)s->bytes);
+        void *to = s->kind == STGC_SLOT_OUTPUT && s->offset >= step->persistent_bytes
+                       ? stgc_run_data(h->runs[h->primary], s)
+                       : NULL;
+        if (to)
+            memset(to, 0, (size_t)s->bytes);
     }
 }
 

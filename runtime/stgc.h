@@ -43,6 +43,13 @@
  *   read during the call. To avoid copies, write inputs straight to the address stgc_tensor gives,
  *   and read outputs there.
  *
+ * GPUs. A library compiled for one (--target=sm_80) runs there: NVIDIA's driver and cuBLAS are looked
+ *   for when it is opened, never before. Parameters, state and outputs then live in the GPU's memory
+ *   and come to the host when they are asked for. The addresses stgc_tensor gives are those of the
+ *   host's copy: what is read there is as of that call, so ask again after a step; parameters and
+ *   state written there count if stgc_tensor was called since the last step; inputs always do. After
+ *   a GPU failed (STGC_ERR_IO) its values are lost: close, open, and stgc_resume.
+ *
  * Errors. Functions that can fail return an StgcStatus, whose values are the exit codes of stgcc;
  *   stgc_error(h) is then a text that names the user's thing first ("input_ids: error: ..."). It is
  *   valid until the next call with the handle. No function prints, exits or raises a signal.
@@ -73,7 +80,7 @@ typedef enum {
     STGC_ERR_MODEL = 3,    /* the library is none, or of another version */
     STGC_ERR_DATA = 4,     /* batch, parameters or checkpoint */
     STGC_ERR_RESOURCE = 5, /* no memory, a limit, a CPU it was not compiled for */
-    STGC_ERR_IO = 6,
+    STGC_ERR_IO = 6,       /* files, and what a GPU cannot do or does wrong */
     STGC_ERR_NUMERIC = 7,  /* a loss became NaN or infinite */
 } StgcStatus;
 
@@ -104,6 +111,11 @@ typedef struct StgcOptions {
     const char *parameters; /* .safetensors; NULL: the file beside the library (STEP.safetensors), if
                                there is one; "": none, they come by stgc_load or stgc_set */
     int64_t memory_limit;   /* bytes; 0: none. Larger steps are refused with STGC_ERR_RESOURCE */
+    const char *target;     /* NULL: a GPU if the library was compiled for one, else this CPU; "cpu" */
+    int32_t device;         /* number of the GPU, as the driver counts; 0: the first */
+    int32_t cpu_fallback;   /* not 0: where the GPU cannot be used, what the library has for CPUs */
+    const char *driver;     /* NULL: libcuda.so.1 */
+    const char *cublas;     /* NULL: libcublas.so.13 or .12 */
 } StgcOptions;
 
 typedef struct StgcTensor {
@@ -126,8 +138,8 @@ typedef struct StgcInfo {
     int64_t schedule_steps;   /* the recipe's schedule.steps */
     uint64_t model_hash, recipe_hash;
     const char *compiler;     /* "stgcc 0.1.0" */
-    const char *cpu;          /* the variant that was chosen: "x86-64-v4" */
-    const char *machine;      /* CPU, threads, matrix kernels */
+    const char *cpu;          /* the variant that was chosen: "x86-64-v4", "sm_80" */
+    const char *machine;      /* CPU, threads, matrix kernels; or GPU and driver */
     const char *recipe;       /* canonical YAML */
     int64_t batch_rows;       /* B: first axis of the inputs of a batch; 0: there is none */
     const char *fewer_rows;   /* why a batch cannot have fewer rows; NULL: it can */

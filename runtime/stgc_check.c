@@ -64,9 +64,9 @@ static StgcStatus out_of_range(Stgc *h, const StgcCheck *c, const StgcSlot *s, i
 static StgcStatus check_ints(Stgc *h, const StgcCheck *c, int64_t *counted) {
     const Entry *e = entry_find(h, c->input);
     const StgcSlot *s = e ? entry_slot(e) : NULL;
-    const void *data = e ? entry_data(h, e) : NULL;
+    const void *data = e ? entry_read(h, e) : NULL;
     if (!data)
-        return STGC_OK;
+        return h->status;
     int64_t row = s->rank > 1 ? s->dims[s->rank - 1] : 0, n = count_of(s);
     for (int64_t i = 0; i < n; i++) {
         int64_t v = int_at(data, s->type, i);
@@ -82,9 +82,9 @@ static StgcStatus check_ints(Stgc *h, const StgcCheck *c, int64_t *counted) {
 /* Infinities are legal: masks hold them. */
 static StgcStatus check_nan(Stgc *h, const Entry *e) {
     const StgcSlot *s = entry_slot(e);
-    const void *data = entry_data(h, e);
+    const void *data = entry_read(h, e);
     if (!data || (s->type != STGC_F32 && s->type != STGC_F64))
-        return STGC_OK;
+        return h->status;
     for (int64_t i = 0, n = count_of(s); i < n; i++) {
         double v = s->type == STGC_F32 ? ((const float *)data)[i] : ((const double *)data)[i];
         char at[200];

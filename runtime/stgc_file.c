@@ -87,7 +87,7 @@ static StgcCkptTensor *collect(Stgc *h, bool frozen, bool state, uint32_t *n) {
                                      .type = s->type,
                                      .rank = s->rank,
                                      .bytes = s->bytes,
-                                     .data = entry_data(h, e)};
+                                     .data = entry_read(h, e)};
             memcpy(t[*n].dims, s->dims, sizeof s->dims);
             ++*n;
         }

@@ -126,10 +126,35 @@ static int output_program(const Stgc *h, const Entry *e) {
     return h->last < 0 && e->home != STGC_PROGRAM_GRADIENTS ? (int)e->home : -1;
 }
 
-void *entry_data(Stgc *h, const Entry *e) {
+/* The run and the slot where the current value is; NULL: there is none, maybe with an error. */
+static StgcRun *place(Stgc *h, const Entry *e, const StgcSlot **slot) {
     int p = e->kind == STGC_OUTPUT ? output_program(h, e) : (int)e->home;
-    StgcRun *r = p < 0 ? NULL : handle_run(h, (StgcProgram)p);
-    return r ? stgc_run_address(r, e->slots[p]) : NULL;
+    *slot = p < 0 ? NULL : e->slots[p];
+    return p < 0 ? NULL : handle_run(h, (StgcProgram)p);
+}
+
+static const void *checked(Stgc *h, const StgcRun *r, const void *bytes) {
+    if (!bytes)
+        handle_fail(h, STGC_ERR_IO, "%s", stgc_run_error(r));
+    return bytes;
+}
+
+const void *entry_read(Stgc *h, const Entry *e) {
+    const StgcSlot *s;
+    StgcRun *r = place(h, e, &s);
+    return r ? checked(h, r, stgc_run_peek(r, s)) : NULL;
+}
+
+void *entry_data(Stgc *h, const Entry *e) {
+    const StgcSlot *s;
+    StgcRun *r = place(h, e, &s);
+    return r ? (void *)(uintptr_t)checked(h, r, stgc_run_address(r, s)) : NULL;
+}
+
+void *entry_expose(Stgc *h, const Entry *e) {
+    const StgcSlot *s;
+    StgcRun *r = place(h, e, &s);
+    return r ? (void *)(uintptr_t)checked(h, r, stgc_run_expose(r, s)) : NULL;
 }
 
 const char *type_text(int32_t type, int32_t rank, const int64_t *dims, char *text, size_t size) {
@@ -181,7 +206,7 @@ static StgcStatus show(Stgc *h, const Entry *e, StgcTensor *out) {
                     .bytes = s->bytes,
                     .name = e->name};
     memcpy(t.dims, s->dims, sizeof t.dims);
-    t.data = entry_data(h, e);
+    t.data = e->kind == STGC_INPUT ? entry_expose(h, e) : entry_data(h, e);
     memcpy(out, &t, t.size < sizeof t ? t.size : sizeof t);
     return h->status;
 }
@@ -268,7 +293,7 @@ StgcStatus stgc_get(Stgc *h, const char *name, void *to, int64_t bytes) {
         return handle_fail(h, STGC_ERR_USAGE,
                            "%s: error: it has %" PRId64 " bytes, room was given for %" PRId64, name,
                            s->bytes, bytes);
-    const void *from = entry_data(h, e);
+    const void *from = entry_read(h, e);
     if (!from && h->status == STGC_OK)
         return handle_fail(h, STGC_ERR_USAGE,
                            "%s: error: it comes from stgc_gradients, which was not called last",
@@ -279,25 +304,27 @@ StgcStatus stgc_get(Stgc *h, const char *name, void *to, int64_t bytes) {
 }
 
 double stgc_number(Stgc *h, const char *name) {
-    StgcTensor t = {.size = sizeof t};
-    if (stgc_tensor(h, name, &t) != STGC_OK)
+    Entry *e = handle_begin(h) ? find_shown(h, name) : NULL;
+    if (!e)
         return NAN;
-    if (!t.data || t.bytes == 0) {
+    const StgcSlot *s = entry_slot(e);
+    const void *data = entry_read(h, e);
+    if (h->status == STGC_OK && (!data || s->bytes == 0))
         handle_fail(h, STGC_ERR_USAGE, "%s: error: it has no value yet", name);
+    if (h->status != STGC_OK)
         return NAN;
-    }
-    switch ((StgcType)t.type) {
+    switch (s->type) {
     case STGC_F32:
-        return *(const float *)t.data;
+        return *(const float *)data;
     case STGC_F64:
-        return *(const double *)t.data;
+        return *(const double *)data;
     case STGC_I64:
-        return (double)*(const int64_t *)t.data;
+        return (double)*(const int64_t *)data;
     case STGC_I32:
-        return *(const int32_t *)t.data;
+        return *(const int32_t *)data;
     case STGC_BOOL:
     case STGC_U8:
-        return *(const uint8_t *)t.data;
+        return *(const uint8_t *)data;
     default:
         handle_fail(h, STGC_ERR_USAGE, "%s: error: its type has no number here; use stgc_get",
                     name);
