@@ -50,7 +50,6 @@ static bool make_buffers(Machine *m) {
             .tile2 = p + GEMM_WORK_B + GEMM_WORK_TILE,
             .a = p + GEMM_WORK_B + 2 * GEMM_WORK_TILE,
             .columns = cpu_tile_columns(),
-            .avx512 = m->engine != ENGINE_XSMM && avx512_usable(),
             .vectors = gemm_vectors(),
             .cache = &m->caches[i],
         };
