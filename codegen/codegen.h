@@ -16,6 +16,10 @@ typedef struct CodegenOptions {
  * with diagnostics if an op or a data-dependent shape cannot be compiled (all of them listed). */
 typedef struct Compiled Compiled;
 Compiled *codegen_x86(Graph *g, const CodegenOptions *o, Diag *d);
+/* The same for a GPU: target "sm_80" … (cpu and marks' meaning as above; dump_asm gets the PTX). The step has `cuda` and no
+ * `run`. */
+bool codegen_knows_gpu(const char *target, Diag *d); /* false with a diagnostic that lists the known ones */
+Compiled *codegen_nvptx(Graph *g, const CodegenOptions *o, const char *target, Diag *d);
 const StgcStep *compiled_step(const Compiled *c);
 double compiled_seconds(const Compiled *c); /* what machine code took */
 typedef struct LoopModule LoopModule;
@@ -38,6 +42,9 @@ typedef struct ObjectOptions {
     bool relocatable; /* an object file instead of a shared library */
     FILE *dump_kernels, *dump_loops, *dump_llvm, *dump_asm;
 } ObjectOptions;
+
+/* The PTX of all programs as one text, and the schedules' tables, for a GPU ("sm_80"). False with diagnostics. */
+bool codegen_ptx(const ObjectOptions *o, const char *target, FILE *ptx, FILE *llvm, Diag *d);
 
 /* Writes the library (path NULL: only the dumps). *parameters: what is not in it and must be given when it runs, with its
  * initial bytes (the graphs'); *slots: every slot of every program. Names are copied to a. Faults of

@@ -23,12 +23,15 @@ typedef struct NamedProgram {
     const char *name;
 } NamedProgram;
 
-/* What a module becomes: the schedule and its texts. */
+typedef VEC(StgcCudaOp) Ops;
+
+/* What modules become: their schedules, and what these share. */
 struct NvptxCode {
-    StgcCudaStep step;
+    int nsteps;
+    StgcCudaStep *steps;
+    Ops *ops; /* by step */
     Arena arena;
     VEC(StgcCudaKernel) kernels;
-    VEC(StgcCudaOp) ops;
     VEC(const char *) faults;
     VEC(unsigned char) constants;
     char *ptx;
@@ -36,6 +39,7 @@ struct NvptxCode {
 
 struct NvptxModule {
     NvptxCode *code;
+    int step; /* being made */
     const LoopModule *loops;
     NvptxTarget target;
     LlvmIr *x;
@@ -89,8 +93,9 @@ const char *nvptx_program_name(NvptxModule *m, const LoopProgram *p) {
 static StgcCudaOp *add_op(NvptxModule *m, StgcCudaOpKind kind, const char *name) {
     StgcCudaOp op = {.kind = (int32_t)kind, .kernel = -1};
     op.name = arena_strdup(&m->code->arena, name ? name : "");
-    vec_push(&m->code->ops, op);
-    return &m->code->ops.at[m->code->ops.n - 1];
+    Ops *ops = &m->code->ops[m->step];
+    vec_push(ops, op);
+    return &ops->at[ops->n - 1];
 }
 
 void nvptx_launch(NvptxModule *m, int kernel, const int64_t grid[3], const StgcCudaParam *params,
@@ -201,17 +206,17 @@ static void gen_calls(NvptxModule *m) {
 
 /* ---- the whole ---- */
 
-static void fill_step(NvptxCode *c, const NvptxTarget *t) {
-    c->step = (StgcCudaStep){
+static void fill_step(NvptxCode *c, int step, const NvptxTarget *t) {
+    c->steps[step] = (StgcCudaStep){
         .ptx = c->ptx,
         .ptx_bytes = (int64_t)strlen(c->ptx),
         .target = t->target,
         .lowered = t->lowered,
         .nkernels = (uint32_t)c->kernels.n,
-        .nops = (uint32_t)c->ops.n,
+        .nops = (uint32_t)c->ops[step].n,
         .nfaults = (uint32_t)c->faults.n,
         .kernels = c->kernels.at,
-        .ops = c->ops.at,
+        .ops = c->ops[step].at,
         .fault_texts = c->faults.at,
         .constants = c->constants.at,
         .constant_bytes = c->constants.n,
@@ -236,19 +241,23 @@ static void translate(NvptxModule *m, LLVMTargetMachineRef tm, FILE *dump_llvm) 
     LLVMDisposeMemoryBuffer(out);
 }
 
-NvptxCode *nvptx_compile(const LoopModule *loops, const NvptxTarget *t, FILE *dump_llvm, Diag *d) {
+NvptxCode *nvptx_compile(const LoopModule *const *modules, int nmodules, const NvptxTarget *t,
+                         FILE *dump_llvm, Diag *d) {
     LLVMTargetMachineRef tm = nvptx_target_machine(t);
-    NvptxModule m = {.code = xcalloc(1, sizeof(NvptxCode)),
-                     .loops = loops,
-                     .target = *t,
-                     .x = nvptx_ir_new(tm),
-                     .diag = d};
+    NvptxCode *code = xcalloc(1, sizeof *code);
+    code->nsteps = nmodules;
+    code->steps = xcalloc((size_t)nmodules + 1, sizeof *code->steps);
+    code->ops = xcalloc((size_t)nmodules + 1, sizeof *code->ops);
+    NvptxModule m = {.code = code, .target = *t, .x = nvptx_ir_new(tm), .diag = d};
     int errors = d->errors;
-    gen_calls(&m);
-    NvptxCode *code = m.code;
+    for (m.step = 0; m.step < nmodules; m.step++) {
+        m.loops = modules[m.step];
+        gen_calls(&m);
+    }
     if (d->errors == errors) {
         translate(&m, tm, dump_llvm);
-        fill_step(code, t);
+        for (int i = 0; i < nmodules; i++)
+            fill_step(code, i, t);
     } else {
         nvptx_free(code);
         code = NULL;
@@ -260,15 +269,18 @@ NvptxCode *nvptx_compile(const LoopModule *loops, const NvptxTarget *t, FILE *du
     return code;
 }
 
-const StgcCudaStep *nvptx_step(const NvptxCode *c) {
-    return &c->step;
+const StgcCudaStep *nvptx_step(const NvptxCode *c, int module) {
+    return &c->steps[module];
 }
 
 void nvptx_free(NvptxCode *c) {
     if (!c)
         return;
     vec_free(&c->kernels);
-    vec_free(&c->ops);
+    for (int i = 0; i < c->nsteps; i++)
+        vec_free(&c->ops[i]);
+    free(c->ops);
+    free(c->steps);
     vec_free(&c->faults);
     vec_free(&c->constants);
     free(c->ptx);

@@ -106,11 +106,12 @@ void nvptx_task(NvptxModule *m, const LoopCall *c);
 void nvptx_gemm(NvptxModule *m, const LoopCall *c);
 void nvptx_token_dot(NvptxModule *m, const LoopCall *c);
 
-/* nvptx.c: the whole. Diagnostics if a program cannot be lowered (all of them). Freed with
- * nvptx_free; the StgcCudaStep points into it. */
+/* nvptx.c: the whole: steps that share one PTX text. Diagnostics if a program cannot be lowered (all
+ * of them). Freed with nvptx_free; the StgcCudaSteps point into it. */
 typedef struct NvptxCode NvptxCode;
-NvptxCode *nvptx_compile(const LoopModule *m, const NvptxTarget *t, FILE *dump_llvm, Diag *d);
-const StgcCudaStep *nvptx_step(const NvptxCode *c);
+NvptxCode *nvptx_compile(const LoopModule *const *modules, int nmodules, const NvptxTarget *t,
+                         FILE *dump_llvm, Diag *d);
+const StgcCudaStep *nvptx_step(const NvptxCode *c, int module);
 void nvptx_free(NvptxCode *c);
 
 #endif

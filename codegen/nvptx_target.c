@@ -40,9 +40,9 @@ bool nvptx_target_find(NvptxTarget *t, const char *name, Diag *d) {
         }
     }
     const char *near = nearest_word(name, names, COUNT_OF(names));
-    diag_error(d, EXIT_USAGE, "unknown GPU '%s'%s%s%s", diag_safe(d, name),
+    diag_error(d, EXIT_USAGE, "unknown target '%s'%s%s%s", diag_safe(d, name),
                near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
-    diag_more(d, "known: sm_80, sm_86, sm_89, sm_90, sm_100, sm_120");
+    diag_more(d, "known: cpu, sm_80, sm_86, sm_89, sm_90, sm_100, sm_120");
     return false;
 }
 

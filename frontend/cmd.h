@@ -23,6 +23,7 @@ typedef struct Options {
     StrList sets, dims, skip, freeze;
     const char *dump, *stop_after;
     const char *march;  /* compile: NULL: x86-64-v3 and v4 */
+    const char *target; /* compile: NULL: this CPU's kind */
     const char *params; /* export */
     const char *json_file, *csv, *html, *compare; /* bench */
     const char *emit; /* transform: NULL: gradients */
@@ -79,6 +80,7 @@ void job_say(Job *j);
 ImportLimits job_limits(const Options *o);
 bool job_load_model(Job *j);
 bool job_load_recipe(Job *j); /* defaults, then -c, then --set and the flags that stand for keys */
+bool job_load_recipe_text(Job *j, const char *text); /* the same of YAML in memory, without a model */
 bool job_load_data(Job *j);   /* --data: .npz or .npy */
 /* Sizes of the model's symbolic dims: --dim first, then the arrays' shapes; then shapes are
  * inferred. */

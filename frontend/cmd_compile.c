@@ -18,11 +18,12 @@
 #include "passes/rows_apart.h"
 #include "runtime/safetensors.h"
 
-typedef enum { EMIT_SO, EMIT_OBJ, EMIT_LLVM, EMIT_ASM, EMIT_IR } Emit;
+typedef enum { EMIT_SO, EMIT_OBJ, EMIT_LLVM, EMIT_ASM, EMIT_IR, EMIT_PTX } Emit;
 
 typedef struct CompileJob {
     Job job;
     Emit emit;
+    const char *gpu; /* "sm_80"; NULL: for CPUs */
     ObjectOptions object;
     StgcLibrary about;
     Graph *graphs[STGC_PROGRAMS];
@@ -34,16 +35,41 @@ typedef struct CompileJob {
 
 /* ---- flags ---- */
 
+static bool read_target(CompileJob *c) {
+    const char *word = c->job.o->target;
+    if (word && strcmp(word, "cpu") != 0 && strcmp(word, "x86-64") != 0)
+        c->gpu = word;
+    if (c->gpu && !codegen_knows_gpu(c->gpu, &c->job.set_diag))
+        return false;
+    if (!c->gpu || !c->job.o->march)
+        return true;
+    diag_error(&c->job.set_diag, EXIT_USAGE, "--march is for CPUs, --target=%s is a GPU",
+               diag_safe(&c->job.set_diag, word));
+    return false;
+}
+
+/* What of the artefacts there is for a CPU and for a GPU. */
+static bool emit_fits(CompileJob *c, const char *word) {
+    Diag *d = &c->job.set_diag;
+    bool ptx = c->emit == EMIT_PTX, text = ptx || c->emit == EMIT_LLVM || c->emit == EMIT_IR;
+    if (c->gpu ? text : !ptx)
+        return true;
+    diag_error(d, EXIT_USAGE, c->gpu ? "--emit=%s: not for a GPU" : "--emit=%s: only for a GPU",
+               word);
+    diag_more(d, c->gpu ? "--emit=ptx, --emit=llvm or --emit=ir" : "such as --target=sm_80");
+    return false;
+}
+
 static bool read_emit(CompileJob *c) {
-    static const char *const names[] = {"so", "obj", "llvm", "asm", "ir"};
+    static const char *const names[] = {"so", "obj", "llvm", "asm", "ir", "ptx"};
     const char *word = c->job.o->emit ? c->job.o->emit : "so";
     Diag *d = &c->job.set_diag;
     for (int i = 0; i < COUNT_OF(names); i++)
         if (!strcmp(word, names[i])) {
             c->emit = (Emit)i;
-            return true;
+            return emit_fits(c, word);
         }
-    diag_error(d, EXIT_USAGE, "--emit: expected so, obj, llvm, asm or ir, found '%s'",
+    diag_error(d, EXIT_USAGE, "--emit: expected so, obj, llvm, asm, ir or ptx, found '%s'",
                diag_safe(d, word));
     return false;
 }
@@ -327,7 +353,10 @@ static bool write_text(CompileJob *c) {
     for (int p = 0; c->emit == EMIT_IR && p < STGC_PROGRAMS; p++)
         if (c->graphs[p])
             graph_print(c->graphs[p], t.f);
-    if (c->emit != EMIT_IR)
+    if (c->gpu && c->emit != EMIT_IR)
+        ok = codegen_ptx(&c->object, c->gpu, c->emit == EMIT_PTX ? t.f : NULL, c->object.dump_llvm,
+                         &j->model_diag);
+    else if (c->emit != EMIT_IR)
         ok = codegen_object(&c->object, NULL, &j->arena, &c->parameters, &c->slots, &j->model_diag,
                             &j->out_diag);
     return text_close(j, &t, ok);
@@ -365,7 +394,7 @@ int cmd_compile(const Options *o) {
     bool ok = job_load_model(j);
     if (ok)
         c.about.model_hash = identity_model(j->g);
-    ok = ok && job_load_recipe(j) && read_emit(&c) && read_march(&c) &&
+    ok = ok && job_load_recipe(j) && read_target(&c) && read_emit(&c) && read_march(&c) &&
          (!o->data || job_load_data(j)) && job_bind(j) && job_check_output(j) &&
          make_graphs(&c, &stopped);
     if (ok && !stopped) {
