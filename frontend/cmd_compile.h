@@ -13,9 +13,18 @@ uint64_t identity_model(const Graph *g);
 char *identity_recipe(const Recipe *r);
 StgcTraining identity_training(const Recipe *r);
 
-/* cmd_library.c: a compiled library where a command takes a model. */
+/* cmd_library.c, cmd_library_train.c: a compiled library where a command takes a model. */
 bool is_library(const char *path);
 int library_step(const Options *o);
+int library_train(const Options *o);
+typedef struct Stgc Stgc;
+/* The error of the last call with h, told of `d`; false. */
+bool library_fault(Diag *d, Stgc *h);
+/* The job's recipe: the one given with -c, which must be the library's, or the library's own; --set
+ * and --steps may change steps and how often is logged and saved. */
+bool library_recipe(Job *j, Stgc *h);
+/* Gives the arrays of the job's data to the library's inputs; faults are the data's. */
+bool library_inputs(Job *j, Stgc *h);
 
 /* cmd_compile_header.c: STEP.h, the C header beside a library: its tensors and how to call it. */
 typedef struct HeaderText {

@@ -100,16 +100,29 @@ static bool import_with_noise(Job *j) {
     return j->g != NULL;
 }
 
-bool job_load_recipe(Job *j) {
-    Recipe *r = j->recipe = recipe_new();
-    bool ok = !j->o->recipe || recipe_read(r, j->o->recipe, &j->recipe_diag);
+/* What the command line changes of a recipe. */
+static bool recipe_flags(Job *j, Recipe *r) {
+    bool ok = true;
     for (int i = 0; i < j->o->sets.n; i++)
         ok &= recipe_set(r, j->o->sets.at[i], &j->set_diag);
     for (int i = 0; i < j->o->freeze.n; i++)
         vec_push(&r->model.freeze, arena_strdup(&r->arena, j->o->freeze.at[i]));
     if (j->o->steps)
         r->schedule.steps = j->o->steps;
+    return ok;
+}
+
+bool job_load_recipe(Job *j) {
+    Recipe *r = j->recipe = recipe_new();
+    bool ok = !j->o->recipe || recipe_read(r, j->o->recipe, &j->recipe_diag);
+    ok &= recipe_flags(j, r);
     return ok && (r->noise == NOISE_OFF || !j->g || import_with_noise(j));
+}
+
+bool job_load_recipe_text(Job *j, const char *text) {
+    Recipe *r = j->recipe = recipe_new();
+    bool ok = recipe_read_text(r, text, strlen(text), &j->recipe_diag);
+    return recipe_flags(j, r) && ok;
 }
 
 static int64_t memory_limit(const Options *o) {

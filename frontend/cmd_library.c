@@ -17,7 +17,7 @@ bool is_library(const char *path) {
     return elf;
 }
 
-static bool library_fault(Job *j, Diag *d, Stgc *h) {
+bool library_fault(Diag *d, Stgc *h) {
     const char *text = stgc_error(h), *bare = strstr(text, ": error: ");
     size_t n = strlen(d->subject);
     if (bare && !strncmp(text, d->subject, n) && text + n == bare)
@@ -26,17 +26,37 @@ static bool library_fault(Job *j, Diag *d, Stgc *h) {
     return false;
 }
 
-/* A recipe that is given must be the library's. */
-static bool check_recipe(Job *j, Stgc *h) {
-    StgcInfo info = {.size = sizeof info};
-    if (!j->o->recipe && !j->o->sets.n && !j->o->freeze.n)
-        return true;
-    if (!job_load_recipe(j) || stgc_info(h, &info) != STGC_OK)
-        return false;
-    char *text = identity_recipe(j->recipe);
-    bool same = !strcmp(text, info.recipe);
+/* Keys that do not make it another training (nor another library). */
+static void take_free_keys(Recipe *to, const Recipe *from) {
+    to->schedule.steps = from->schedule.steps;
+    to->train.checkpoint_every = from->train.checkpoint_every;
+    to->train.log_every = from->train.log_every;
+}
+
+static bool same_recipe(Recipe *given, const char *library) {
+    Recipe *r = recipe_new(), *kept = recipe_new();
+    Diag d = {0};
+    if (!recipe_read_text(r, library, strlen(library), &d))
+        bug("a library's recipe does not read back");
+    take_free_keys(kept, given);
+    take_free_keys(given, r);
+    char *text = identity_recipe(given);
+    bool same = !strcmp(text, library);
+    take_free_keys(given, kept);
     free(text);
-    if (same)
+    recipe_free(r);
+    recipe_free(kept);
+    diag_free(&d);
+    return same;
+}
+
+bool library_recipe(Job *j, Stgc *h) {
+    StgcInfo info = {.size = sizeof info};
+    if (stgc_info(h, &info) != STGC_OK)
+        return library_fault(&j->model_diag, h);
+    if (j->o->recipe ? !job_load_recipe(j) : !job_load_recipe_text(j, info.recipe))
+        return false;
+    if (same_recipe(j->recipe, info.recipe))
         return true;
     diag_error(&j->recipe_diag, EXIT_USAGE, "'%s' was compiled with another recipe",
                diag_safe(&j->recipe_diag, j->o->model));
@@ -61,11 +81,11 @@ static const Tensor *converted(Job *j, const Tensor *t, int32_t type) {
     return n;
 }
 
-static bool set_inputs(Job *j, Stgc *h) {
+bool library_inputs(Job *j, Stgc *h) {
     for (int32_t i = 0; i < stgc_count(h); i++) {
         StgcTensor to = {.size = sizeof to};
         if (stgc_tensor_at(h, i, &to) != STGC_OK)
-            return library_fault(j, &j->model_diag, h);
+            return library_fault(&j->model_diag, h);
         if (to.kind != STGC_INPUT)
             continue;
         const Tensor *t = arrays_find(&j->data, to.name);
@@ -76,7 +96,7 @@ static bool set_inputs(Job *j, Stgc *h) {
         }
         t = converted(j, t, to.type);
         if (stgc_set(h, to.name, dtype_to_onnx(t->dtype), t->rank, t->dims, t->data) != STGC_OK) {
-            library_fault(j, &j->data_diag, h);
+            library_fault(&j->data_diag, h);
             j->data_diag.code = EXIT_DATA; /* the batch is at fault, not the call */
             return false;
         }
@@ -97,7 +117,7 @@ static bool write_outputs(Job *j, Stgc *h) {
         Tensor *raw = tensor_new(&scratch, dtype_from_onnx(s->type), s->rank, s->dims);
         Tensor *t = tensor_new(&scratch, DT_F32, s->rank, s->dims);
         ok = stgc_get(h, s->name, raw->data, s->bytes) == STGC_OK ||
-             library_fault(j, &j->model_diag, h);
+             library_fault(&j->model_diag, h);
         for (int64_t k = 0, n = tensor_count(t); ok && k < n; k++)
             tensor_set_f(t, k,
                          dtype_is_float(raw->dtype) ? tensor_get_f(raw, k)
@@ -128,11 +148,11 @@ int library_step(const Options *o) {
     StgcOptions options = {
         .size = sizeof options, .threads = (int32_t)o->threads, .memory_limit = o->mem_limit};
     Stgc *h = stgc_open(o->model, &options);
-    bool ok = stgc_status(h) == STGC_OK || library_fault(&j, &j.model_diag, h);
-    ok = ok && check_recipe(&j, h) && npz_read(o->data, &j.data, &j.data_diag) &&
-         job_check_output(&j) && set_inputs(&j, h);
+    bool ok = stgc_status(h) == STGC_OK || library_fault(&j.model_diag, h);
+    ok = ok && library_recipe(&j, h) && npz_read(o->data, &j.data, &j.data_diag) &&
+         job_check_output(&j) && library_inputs(&j, h);
     if (ok && stgc_gradients(h) != STGC_OK)
-        ok = library_fault(&j, stgc_status(h) == STGC_ERR_DATA ? &j.data_diag : &j.model_diag, h);
+        ok = library_fault(stgc_status(h) == STGC_ERR_DATA ? &j.data_diag : &j.model_diag, h);
     if (ok && write_outputs(&j, h))
         say_losses(&j, h);
     stgc_close(h);

@@ -7,33 +7,12 @@
 #include "frontend/cmd_train.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "frontend/cmd_compile.h"
 #include "runtime/schedule.h"
-
-static volatile sig_atomic_t interrupted;
-
-static void on_signal(int number) {
-    interrupted = number;
-}
-
-static void watch_signals(void) {
-    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigaction(SIGINT, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
-    sigaction(SIGHUP, &a, NULL);
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t); /* clock jumps do not matter */
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- preparing ---- */
 
@@ -62,63 +41,21 @@ static bool make_engines(Train *t) {
 
 /* ---- one step ---- */
 
-/* Sums of the outputs over micro-batches, by output. */
-typedef struct Sums {
-    const char *name;
-    double *at;
-    int64_t n;
-} Sums;
-typedef VEC(Sums) SumList;
-
-static bool adds_up(const char *name) {
-    static const char *const counts[] = {"/tokens", "/degenerate", "/cos_histogram"};
-    for (int i = 0; i < COUNT_OF(counts); i++) {
-        size_t n = strlen(name), k = strlen(counts[i]);
-        if (n > k && !strcmp(name + n - k, counts[i]))
-            return true;
-    }
-    return false;
-}
-
-static void add_outputs(const Graph *g, Engine *e, SumList *sums, Arena *a, double share) {
-    for (int i = 0; i < g->outputs.n; i++) {
-        Arena scratch = {0};
-        const char *name = g->outputs.at[i].name;
-        Tensor *x = engine_output(e, &scratch, name, DT_F64);
-        Sums *s = NULL;
-        for (int k = 0; k < sums->n && !s; k++)
-            if (!strcmp(sums->at[k].name, name))
-                s = &sums->at[k];
-        if (!s) {
-            Sums fresh = {name, ARENA_ARRAY(a, double, tensor_count(x)), tensor_count(x)};
-            vec_push(sums, fresh);
-            s = &sums->at[sums->n - 1];
-        }
-        double w = adds_up(name) ? 1 : share;
-        for (int64_t k = 0; k < s->n; k++)
-            s->at[k] += w * tensor_get_f(x, k);
-        arena_free(&scratch);
-    }
-}
-
-static double sum_of(const SumList *sums, const char *name) {
-    for (int i = 0; i < sums->n; i++)
-        if (!strcmp(sums->at[i].name, name) && sums->at[i].n)
-            return sums->at[i].at[0];
-    return NAN;
-}
-
-static double learning_rate(const Recipe *r, int64_t step) {
-    StgcTraining numbers = identity_training(r);
-    return stgc_schedule_rate(&numbers, step);
-}
-
 static void set_hyper(Train *t, Engine *e) {
     StgcTraining numbers = identity_training(t->job.recipe);
     float values[8];
     stgc_schedule_hyper(&numbers, t->step + 1, stgc_schedule_rate(&numbers, t->step + 1), values);
     Tensor hyper = {.dtype = DT_F32, .rank = 1, .dims = {8}, .data = values};
     engine_input(e, "hyper", &hyper);
+}
+
+static void add_outputs(const Graph *g, Engine *e, SumList *sums, Arena *a, double share) {
+    for (int i = 0; i < g->outputs.n; i++) {
+        Arena scratch = {0};
+        const char *name = g->outputs.at[i].name;
+        sums_add(sums, a, name, engine_output(e, &scratch, name, DT_F64), share);
+        arena_free(&scratch);
+    }
 }
 
 /* The first output, in the graph's order, that holds a NaN: losses come last, so it is nearer to
@@ -181,89 +118,6 @@ static bool one_step(Train *t, SumList *sums, Arena *a, bool *trained) {
     return true;
 }
 
-/* ---- reporting ---- */
-
-typedef struct LayerMean { /* over MoE layers, for the table */
-    double sum;
-    int n;
-} LayerMean;
-
-static void add_mean(LayerMean *m, double v) {
-    m->sum += v;
-    m->n++;
-}
-
-static double mean_of(const LayerMean *m) {
-    return m->n ? m->sum / m->n : NAN;
-}
-
-/* Tokens by expert become shares, and how much the fullest has above the mean. */
-static double log_load(StgcMetrics *metrics, const Sums *s, Arena *a) {
-    const char *layer =
-        arena_printf(a, "%.*s", (int)(strlen(s->name) - strlen("/tokens")), s->name);
-    double total = 0, most = 0, *load = ARENA_ARRAY(a, double, s->n);
-    for (int64_t i = 0; i < s->n; i++) {
-        total += s->at[i];
-        most = fmax(most, s->at[i]);
-    }
-    for (int64_t i = 0; i < s->n; i++)
-        load[i] = total > 0 ? s->at[i] / total : 0;
-    double max_load = total > 0 ? most * (double)s->n / total : 0;
-    stgc_metrics_list(metrics, s->name, s->at, s->n);
-    stgc_metrics_list(metrics, arena_printf(a, "%s/load", layer), load, s->n);
-    stgc_metrics_number(metrics, arena_printf(a, "%s/max_load", layer), max_load);
-    return max_load;
-}
-
-static bool ends(const char *name, const char *with) {
-    size_t n = strlen(name), k = strlen(with);
-    return n >= k && !strcmp(name + n - k, with);
-}
-
-static bool log_step(Train *t, const SumList *sums, double seconds, Arena *a, StgcTableRow *row) {
-    const Recipe *r = t->job.recipe;
-    LayerMean conflict = {0}, cosine = {0};
-    double tokens = (double)(train_tokens_per_batch(t) * r->train.accumulate), max_load = NAN;
-    stgc_metrics_begin(t->metrics, t->step);
-    for (int i = 0; i < sums->n; i++) {
-        const Sums *s = &sums->at[i];
-        if (!strncmp(s->name, "moe/", 4) && ends(s->name, "/tokens")) {
-            double load = log_load(t->metrics, s, a);
-            max_load = isnan(max_load) ? load : fmax(max_load, load);
-        } else if (s->n == 1) {
-            stgc_metrics_number(t->metrics, s->name, s->at[0]);
-        } else {
-            stgc_metrics_list(t->metrics, s->name, s->at, s->n);
-        }
-        if (s->n == 1 && ends(s->name, "/conflict_share"))
-            add_mean(&conflict, s->at[0]);
-        if (s->n == 1 && ends(s->name, "/mean_cos"))
-            add_mean(&cosine, s->at[0]);
-    }
-    if (!sums->n) { /* every label ignored */
-        stgc_metrics_number(t->metrics, "loss/total", 0);
-        stgc_metrics_number(t->metrics, "loss/task", 0);
-    }
-    stgc_metrics_number(t->metrics, "lr", learning_rate(r, t->step));
-    stgc_metrics_number(t->metrics, "step_seconds", seconds);
-    stgc_metrics_number(t->metrics, "tokens_per_second", seconds > 0 ? tokens / seconds : 0);
-    *row = (StgcTableRow){.step = t->step,
-                          .steps = r->schedule.steps,
-                          .total = sums->n ? sum_of(sums, "loss/total") : 0,
-                          .task = sums->n ? sum_of(sums, "loss/task") : 0,
-                          .balance = sum_of(sums, "loss/balance"),
-                          .cel = sum_of(sums, "loss/cel"),
-                          .conflict_share = mean_of(&conflict),
-                          .mean_cos = mean_of(&cosine),
-                          .max_load = max_load,
-                          .tokens_per_second = seconds > 0 ? tokens / seconds : 0};
-    char error[512];
-    StgcStatus status = stgc_metrics_end(t->metrics, error, sizeof error);
-    if (status != STGC_OK)
-        diag_error(&t->job.out_diag, (ExitCode)status, "%s", diag_safe(&t->job.out_diag, error));
-    return status == STGC_OK;
-}
-
 /* ---- the loop ---- */
 
 static bool loop(Train *t) {
@@ -272,15 +126,15 @@ static bool loop(Train *t) {
     bool show = !o->quiet && (o->verbose || isatty(STDOUT_FILENO)), ok = true, told = false;
     int printed = 0;
     int64_t saved = t->step;
-    while (ok && t->step < r->schedule.steps && !interrupted) {
+    while (ok && t->step < r->schedule.steps && !train_interrupted()) {
         Arena a = {0};
         SumList sums = {0};
         StgcTableRow row;
         bool trained = true;
-        double start = now();
+        double start = train_now();
         ok = one_step(t, &sums, &a, &trained);
         if (ok) {
-            double seconds = now() - start;
+            double seconds = train_now() - start;
             t->step++;
             if (!trained && !told) {
                 diag_warning(&t->job.data_diag,
@@ -290,8 +144,14 @@ static bool loop(Train *t) {
                 job_say(&t->job);
             }
             if (t->step == 1 || t->step % r->train.log_every == 0 || t->step == r->schedule.steps ||
-                interrupted) {
-                ok = log_step(t, &sums, seconds, &a, &row);
+                train_interrupted()) {
+                StgcTraining numbers = identity_training(r);
+                StepReport report = {.recipe = r,
+                                     .step = t->step,
+                                     .tokens = train_tokens_per_batch(t) * r->train.accumulate,
+                                     .seconds = seconds,
+                                     .rate = stgc_schedule_rate(&numbers, t->step)};
+                ok = train_log(t->metrics, &report, &sums, &row, &t->job.out_diag);
                 if (show)
                     stgc_table_row(stdout, &printed, &row);
             }
@@ -343,10 +203,10 @@ static bool execute(Train *t) {
         return false;
     job_say(j);
     say_start(t);
-    watch_signals();
+    train_watch_signals();
     ok = loop(t) && train_write_model(t);
     if (ok && !j->o->quiet) {
-        if (interrupted)
+        if (train_interrupted())
             printf("interrupted: step %lld is finished and saved; go on with --resume\n",
                    (long long)t->step);
         else
@@ -379,6 +239,8 @@ static bool check_batch(Train *t) {
 }
 
 int cmd_train(const Options *o) {
+    if (is_library(o->model))
+        return library_train(o);
     Train t = {.lock = -1};
     bool stopped = false;
     job_begin(&t.job, o);

@@ -1,5 +1,6 @@
 /* cmd_train.h: the state of a training, shared by cmd_train.c (the loop), cmd_train_data.c
- * (batches) and cmd_train_save.c (checkpoints, the trained model). */
+ * (batches), cmd_train_save.c (checkpoints, the trained model); and cmd_train_log.c (metrics), which
+ * cmd_library_train.c uses too. */
 #ifndef STGCC_FRONTEND_CMD_TRAIN_H
 #define STGCC_FRONTEND_CMD_TRAIN_H
 
@@ -22,7 +23,35 @@ typedef struct Train {
     StgcMetrics *metrics;
 } Train;
 
+/* ---- cmd_train_log.c: what a step reports ---- */
+
+/* Sums of an output over the micro-batches of a step, by element. */
+typedef struct Sums {
+    const char *name;
+    double *at;
+    int64_t n;
+} Sums;
+typedef VEC(Sums) SumList;
+/* Adds share * x, or x itself where the output is a count. The name must last; the numbers are in a. */
+void sums_add(SumList *sums, Arena *a, const char *name, const Tensor *x, double share);
+double sums_of(const SumList *sums, const char *name); /* its first element; NaN: there is none */
+
+/* One row of metrics.jsonl and of the table. sums empty: every label was ignored, losses are 0. */
+typedef struct StepReport {
+    const Recipe *recipe;
+    int64_t step, tokens; /* this step's number; tokens of all its micro-batches */
+    double seconds, rate; /* rate: of learning, in this step */
+} StepReport;
+bool train_log(StgcMetrics *metrics, const StepReport *r, const SumList *sums, StgcTableRow *row,
+               Diag *out);
+
+/* SIGINT, SIGTERM and SIGHUP end the training after the step that runs. */
+void train_watch_signals(void);
+bool train_interrupted(void);
+double train_now(void); /* seconds of a clock that never jumps */
+
 /* ---- cmd_train_data.c ---- */
+bool train_data_is_batch(const char *path); /* a folder, .npz or .npy; else tokens */
 /* Opens --data as a batch or a token file; for tokens, arrays of the recipe's batch and sequence
  * stand in job.data, so that binding sees their shapes. */
 bool train_open_data(Train *t);

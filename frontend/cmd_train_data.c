@@ -8,8 +8,11 @@
 #include "frontend/bind.h"
 #include "frontend/cmd_train.h"
 
-static bool is_archive(const char *path) {
+bool train_data_is_batch(const char *path) {
     unsigned char head[6] = {0};
+    struct stat st;
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+        return true;
     FILE *f = fopen(path, "rb");
     size_t n = f ? fread(head, 1, sizeof head, f) : 0;
     if (f)
@@ -113,9 +116,7 @@ static bool constant_inputs(Train *t) {
 bool train_open_data(Train *t) {
     Job *j = &t->job;
     const Recipe *r = j->recipe;
-    struct stat st;
-    bool folder = stat(j->o->data, &st) == 0 && S_ISDIR(st.st_mode);
-    if (folder || is_archive(j->o->data))
+    if (train_data_is_batch(j->o->data))
         return job_load_data(j);
     char error[512];
     t->tokens = stgc_tokens_open(j->o->data, r->data.dtype_bytes, r->train.sequence,

@@ -54,6 +54,7 @@ Tensor *onnx_read_tensor(Arena *a, const char *path, const char **name, Diag *d)
 Recipe *recipe_new(void);
 /* Reads a file over the defaults; unknown keys are refused with the nearest known one, all problems at once. */
 bool recipe_read(Recipe *r, const char *path, Diag *d);
+bool recipe_read_text(Recipe *r, const char *text, size_t n, Diag *d); /* the same of YAML in memory */
 /* "stgc.threshold=-0.1" */
 bool recipe_set(Recipe *r, const char *assignment, Diag *d);
 void recipe_free(Recipe *r);

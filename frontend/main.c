@@ -51,11 +51,12 @@ const Command commands[] = {
      "grad/INITIALIZER and moe/LAYER/* as float32 arrays."},
     {"run", "MODEL.onnx --data IN.npz|DIR -o OUT.npz", "forward only", cmd_run,
      "Computes the model's outputs. DIR holds input_0.pb, input_1.pb … (ONNX test data)."},
-    {"train", "MODEL.onnx -c C.yaml --data D -o RUN/",
+    {"train", "MODEL.onnx|STEP.so -c C.yaml --data D -o RUN/",
      "trains; writes checkpoints, metrics and the trained model", cmd_train,
      "D is a batch (.npz, repeated every step) or a file of tokens (data.dtype). RUN/ gets\n"
-     "metrics.jsonl, step-N.ckpt and, at the end, model.onnx. Ctrl-C finishes the step, saves and\n"
-     "exits 0; --resume goes on, bit for bit, where the newest checkpoint left off."},
+     "metrics.jsonl, step-N.ckpt and, at the end, model.onnx (of STEP.so: model.safetensors). Ctrl-C\n"
+     "finishes the step, saves and exits 0; --resume goes on, bit for bit, where the newest\n"
+     "checkpoint left off. STEP.so knows its recipe; -c may be left away."},
     {"bench", "MODEL.onnx -c C.yaml [--data BATCH.npz]",
      "measures the training step: fusion, capture modes, kernels against the machine", cmd_bench,
      "Times the step fused and unfused, with every capture mode and number of threads, in one\n"

@@ -509,15 +509,18 @@ static char *read_small_file(const char *path, size_t limit, size_t *n, Diag *d)
     return text;
 }
 
-bool recipe_read(Recipe *r, const char *path, Diag *d) {
-    size_t n;
-    char *text = read_small_file(path, 1 << 20, &n, d);
-    if (!text)
-        return false;
+bool recipe_read_text(Recipe *r, const char *text, size_t n, Diag *d) {
     Yaml *top = tree_parse(text, n, d);
     Setter s = {r, d};
     bool ok = top && set_document(&s, top);
     tree_free(top);
+    return ok;
+}
+
+bool recipe_read(Recipe *r, const char *path, Diag *d) {
+    size_t n;
+    char *text = read_small_file(path, 1 << 20, &n, d);
+    bool ok = text && recipe_read_text(r, text, n, d);
     free(text);
     return ok;
 }
