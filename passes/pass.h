@@ -30,7 +30,8 @@ typedef struct Compile {
     VEC(NotRaised) not_raised; /* filled by raise_moe */
     bool allow_unraised;
     bool raised; /* g is a clone of a graph that went through canonicalise and raise_moe: what follows them runs */
-    int64_t probe_budget; /* flops raise_moe may spend on probing a layer; 0: default */
+    int64_t probe_budget; /* multiply-adds raise_moe may spend on probing a layer, about; 0: default */
+    int64_t probe_work;   /* what it spent on all: elements evaluated, and multiply-adds */
     struct Cotangents {   /* of the objective, from differentiate to inject_stgc; cotangents_free when done */
         Value **of;       /* by value id (of values that existed when it ran): the finished cotangent, or NULL */
         int n;

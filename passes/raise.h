@@ -58,11 +58,14 @@ typedef struct Routing {
     int32_t *slot; /* [T*E]: k with idx[t,k] = e, or -1 */
 } Routing;
 
-typedef struct ProbeRows {    /* of a product of the region: which token its rows are for */
-    const struct RowMap *map; /* NULL: not known */
-    unsigned axes;
-    bool clash;
-} ProbeRows;
+/* An element of any type, as the evaluator keeps it: a double, or an int64. */
+typedef uint64_t __attribute__((may_alias)) Cell;
+/* Some elements of a value, by their row-major positions. */
+typedef struct Part {
+    int64_t n, *at;
+} Part;
+typedef struct PartMemo PartMemo;
+#define PART_MEMO 1024
 
 typedef struct Probe {
     const Selection *s;
@@ -71,11 +74,11 @@ typedef struct Probe {
     Arena arena;
     Diag diag;
     Eval ev;
-    uint64_t rng;
-    double scale;       /* of random activations */
-    const char *wanted; /* by token: products are computed for these only; NULL: for all */
-    ProbeRows *rows;    /* by value id, with `wanted` */
-    const Node *stuck;  /* where a value could not be had */
+    uint64_t rng, seed;
+    double scale;      /* of random activations */
+    const Node *stuck; /* where a value could not be had */
+    int64_t work;      /* elements computed, and multiply-adds */
+    PartMemo *memo[PART_MEMO];
 } Probe;
 /* SPREAD: every expert is hit where T*K allows, the rest random. ONE: slot 0 is expert `which` for
  * all tokens. */
@@ -85,10 +88,13 @@ Probe *probe_new(Graph *g, const Selection *s, const Facts *f, RouteKind kind, i
  * weights are real. NULL: it cannot be had (an integer activation, a fault of evaluation); p->stuck
  * says where. */
 const RTensor *probe_value(Probe *p, Value *v);
+/* Elements of v alone, and of what they need, in memory of p. NULL as probe_value. */
+const Cell *probe_part(Probe *p, Value *v, const Part *x);
+Part part_new(Probe *p, int64_t n);
+/* Tokens to look at, marked in an array of T: all, or about `few`, the last and others at random, and,
+ * if `cover`, the first ones, which under ROUTE_SPREAD reach every expert. */
+const char *probe_sample(Probe *p, int64_t few, bool cover);
 void probe_free(Probe *p);
-/* Computes a product of the region or its replacement in a cheaper way than the evaluator
- * (raise_product.c). False: none. */
-bool probe_product(Probe *p, Node *n, RTensor **out);
 
 /* ---- rows: which (token, slot, expert) the rows of a value stand for (raise_view.c) ---- */
 enum { ROW_VARIES = -1, ROW_FREE = -2 };
@@ -128,6 +134,7 @@ typedef struct Region {
     bool data_expert; /* an expert's number was itself data (A-hit) */
     bool listed;      /* branches work on lists of tokens (A), not on all (B) */
     bool sorted;      /* rows are concatenated by expert (H) */
+    bool joined;      /* outputs of branches for all tokens are concatenated (B) */
     bool batched;     /* each pair's matrices are gathered (D) */
     bool disagrees;   /* looked like a layer until it was probed */
     bool frozen;      /* sizes that routing decides are constants of the exporter's example */
@@ -139,12 +146,6 @@ typedef struct Region {
     const Node *where;
     const char *fix; /* of a frozen size, where it is known */
 } Region;
-
-/* From here on p, which has the routing of the region's maps, computes products for about `tokens`
- * tokens only. */
-void probe_sample(Probe *p, Region *r, int64_t tokens);
-void raise_each_view(Region *r, Probe *p); /* probe_view of every view walked */
-void probe_view(Probe *p, const View *w);
 
 /* Records the first reason; returns NULL. */
 void *raise_fail(Region *r, const Node *at, const char *fmt, ...) PRINTF_LIKE(3, 4);

@@ -34,23 +34,20 @@
 
 #define RAISE_SEED 7 /* of the routing that all maps are about */
 #define PROBE_TOLERANCE 1e-9
-#define PROBE_BUDGET ((int64_t)1 << 30) /* multiply-adds for one layer */
-#define PROBE_SAMPLE 64 /* tokens, where not even one whole probe is within the budget */
+#define PROBE_BUDGET ((int64_t)1 << 25) /* multiply-adds for one layer, about */
+#define PROBE_FEW 4                     /* tokens at least, besides those that reach every expert */
 
-/* Largest difference relative to the largest value, over wanted tokens; NaN counts as infinite. */
-static double difference(const Probe *p, const RTensor *a, const RTensor *b) {
+/* Largest difference relative to the largest value; NaN counts as infinite. */
+static double difference(const double *a, const double *b, int64_t n) {
     double most = 0, size = 1e-30;
-    if (!a || !b || a->count != b->count)
+    if (!a || !b)
         return INFINITY;
-    int64_t width = a->count / p->s->T;
-    for (int64_t i = 0; i < a->count; i++) {
-        if (p->wanted && !p->wanted[i / width])
-            continue;
-        double d = fabs(a->f[i] - b->f[i]);
+    for (int64_t i = 0; i < n; i++) {
+        double d = fabs(a[i] - b[i]);
         if (!(d <= most))
             most = isnan(d) ? INFINITY : d;
-        if (fabs(a->f[i]) > size)
-            size = fabs(a->f[i]);
+        if (fabs(a[i]) > size)
+            size = fabs(a[i]);
     }
     return most / size;
 }
@@ -78,11 +75,28 @@ static bool is_layer(Region *r, const Node *at, int products) {
     return products >= 2;
 }
 
+/* The elements of v that belong to the wanted tokens. */
+static Part elements_of(Probe *p, const Value *v, const char *wanted) {
+    int64_t count = value_count(v), width = count / p->s->T, n = 0;
+    for (int64_t t = 0; t < p->s->T; t++)
+        n += wanted[t];
+    Part part = part_new(p, n * width);
+    part.n = 0;
+    for (int64_t t = 0; t < p->s->T; t++)
+        for (int64_t i = 0; wanted[t] && i < width; i++)
+            part.at[part.n++] = t * width + i;
+    return part;
+}
+
 /* One comparison; false with the reason. */
-static bool probe_agrees(Region *r, Probe *p, Value *was, Value *now, double *worst) {
-    const RTensor *a = probe_value(p, was), *b = probe_value(p, now);
-    double d = difference(p, a, b);
+static bool probe_agrees(Region *r, Probe *p, Value *was, Value *now, const char *wanted,
+                         double *worst) {
+    Part part = elements_of(p, was, wanted);
+    bool alike = value_known(now) && value_count(now) == value_count(was);
+    const Cell *a = probe_part(p, was, &part), *b = alike ? probe_part(p, now, &part) : NULL;
+    double d = difference((const double *)(const void *)a, (const double *)(const void *)b, part.n);
     const char *said = p->diag.messages.n ? p->diag.messages.at[0].text : "";
+    r->c->probe_work += p->work;
     if (p->stuck)
         raise_fail(r, p->stuck, "the region cannot be evaluated on synthetic routing: %s", said);
     else if ((r->disagrees = !(d <= PROBE_TOLERANCE)))
@@ -112,24 +126,24 @@ static bool probes_agree(Region *r, const Root *root, Value *now, int first_node
                         {ROUTE_EDGE, s->E / 2, 1002, 1}};
     int products;
     int64_t budget = r->c->probe_budget ? r->c->probe_budget : PROBE_BUDGET;
-    int64_t cost = raised_cost(r, first_node, &products);
+    int64_t cost = raised_cost(r, first_node, &products) / s->T + 1; /* of a token */
     bool dense = root->leaves > 0 ? !r->listed : !r->batched && !r->sorted;
     if (dense) /* the region computes every expert for every token */
         cost *= s->E > s->K ? s->E / s->K : 1;
     *worst = 0;
     if (!is_layer(r, root->node, products))
         return false;
-    int64_t n = budget / cost;
+    int64_t few = budget / (2 * COUNT_OF(plan) * cost);
+    few = few < PROBE_FEW ? PROBE_FEW : few;
     bool ok = true;
-    for (int i = 0; i < COUNT_OF(plan) && ok && (i == 0 || i < n); i++) {
+    for (int i = 0; i < COUNT_OF(plan) && ok; i++) {
         /* A file that takes apart the list of experts that were hit runs only when all are. */
         if (r->data_expert && plan[i].kind != ROUTE_SPREAD)
             continue;
         Probe *p = probe_new(r->g, s, r->facts, plan[i].kind, plan[i].which, plan[i].seed);
-        p->scale = n < 2 ? 8 : plan[i].scale;
-        if (n < 1)
-            probe_sample(p, r, PROBE_SAMPLE);
-        ok = probe_agrees(r, p, root->node->out[0], now, worst);
+        p->scale = plan[i].scale;
+        ok = probe_agrees(r, p, root->node->out[0], now,
+                          probe_sample(p, few, plan[i].kind == ROUTE_SPREAD), worst);
         probe_free(p);
     }
     return ok;
@@ -197,7 +211,7 @@ static const char *form_name(const Region *r, const Root *root) {
         return "A-hit";
     if (root->leaves > 0)
         return r->listed ? "A" : "B";
-    return r->sorted ? "H" : r->batched ? "D" : "E";
+    return r->sorted ? "H" : r->batched ? "D" : r->joined ? "B" : "E";
 }
 
 /* What is being tried: one selection, and where its contributions may meet. */

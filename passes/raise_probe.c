@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "passes/raise.h"
+#include "passes/raise_probe.h"
 
 static uint64_t next_random(uint64_t *s) {
     uint64_t z = (*s += 0x9e3779b97f4a7c15u);
@@ -97,7 +97,7 @@ Probe *probe_new(Graph *g, const Selection *s, const Facts *f, RouteKind kind, i
     Probe *p = xcalloc(1, sizeof *p);
     p->s = s;
     p->facts = f;
-    p->rng = seed * 0x9e3779b97f4a7c15u + 12345;
+    p->rng = p->seed = seed * 0x9e3779b97f4a7c15u + 12345;
     p->scale = 1;
     Routing *r = &p->route;
     *r = (Routing){.T = s->T, .K = s->K, .E = s->E};
@@ -130,10 +130,15 @@ void probe_free(Probe *p) {
     if (!p)
         return;
     free(p->ev.values);
-    free(p->rows);
     diag_free(&p->diag);
     arena_free(&p->arena);
     free(p);
+}
+
+double probe_random(const Probe *p, const Value *v, int64_t at) {
+    uint64_t s = p->seed ^ ((uint64_t)v->id << 40) ^ (uint64_t)at;
+    s = next_random(&s);
+    return normal(&s) * p->scale;
 }
 
 static RTensor *random_activation(Probe *p, const Value *v) {
@@ -141,15 +146,15 @@ static RTensor *random_activation(Probe *p, const Value *v) {
         return NULL;
     RTensor *r = rtensor_new(&p->arena, v->dtype, v->rank, v->dims);
     for (int64_t i = 0; i < r->count; i++)
-        r->f[i] = normal(&p->rng) * p->scale;
+        r->f[i] = probe_random(p, v, i);
     return r;
 }
 
 /* What is computed from the logits is computed, so that masks and maxima agree with each other; the
  * logits, what came with the choice and all other activations behind it are random. */
-static bool cut_here(const Probe *p, const Value *v) {
+bool probe_is_cut(const Probe *p, const Value *v) {
     const Facts *f = p->facts;
-    if (!dtype_is_float(v->dtype) || f->chosen[v->id] || !f->activation[v->id])
+    if (v->id >= f->n || !dtype_is_float(v->dtype) || f->chosen[v->id] || !f->activation[v->id])
         return false;
     if (v->def == p->s->node || v->def->op == OP_INPUT)
         return true;
@@ -163,7 +168,6 @@ const RTensor *probe_value(Probe *p, Value *v) {
     RTensor **slot = &p->ev.values[v->id];
     if (*slot)
         return *slot;
-    bool known = v->id < p->facts->n;
     if (v == p->s->value && p->s->kind == SELECT_INDEX) {
         *slot = rtensor_new(&p->arena, v->dtype, v->rank, v->dims);
         memcpy((*slot)->i, p->route.idx, sizeof(int64_t) * (size_t)(*slot)->count);
@@ -173,14 +177,12 @@ const RTensor *probe_value(Probe *p, Value *v) {
             *slot = rtensor_from(&p->arena, t->t);
     } else if (v->def->op == OP_CONST) {
         *slot = rtensor_from(&p->arena, value_const(v));
-    } else if (known && cut_here(p, v)) {
+    } else if (probe_is_cut(p, v)) {
         *slot = random_activation(p, v);
     } else {
         Node *n = v->def;
         if (p->stuck)
             return NULL;
-        if (probe_product(p, n, slot))
-            return *slot;
         for (int i = 0; i < n->nin; i++)
             if (n->in[i] && !probe_value(p, n->in[i]))
                 return NULL;
@@ -191,8 +193,21 @@ const RTensor *probe_value(Probe *p, Value *v) {
         }
         if (kept)
             p->ev.values[p->s->value->id] = kept;
+        for (int i = 0; i < n->nout; i++)
+            p->work += p->ev.values[n->out[i]->id]->count;
     }
     if (!*slot && !p->stuck)
         p->stuck = v->def;
     return *slot;
+}
+
+const char *probe_sample(Probe *p, int64_t few, bool cover) {
+    const Selection *s = p->s;
+    char *wanted = ARENA_ARRAY(&p->arena, char, s->T + 1);
+    int64_t first = s->kind == SELECT_INDEX ? (s->E + s->K - 1) / s->K : s->E;
+    for (int64_t t = 0; t < s->T; t++)
+        wanted[t] = s->T <= few || (cover && t < first);
+    for (int64_t i = 0; i < few && s->T > few; i++)
+        wanted[i == 0 ? s->T - 1 : (int64_t)(next_random(&p->rng) % (uint64_t)s->T)] = 1;
+    return wanted;
 }

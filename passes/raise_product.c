@@ -1,174 +1,470 @@
-/* raise_product.c: products, as the prober needs them: without a copy of a matrix for every pair,
- * which for real batches are many gigabytes; and where a layer is large, only for the rows of a
- * sample of tokens. A row left out is zero. Which token a row is for comes from the walk; were the
- * walk wrong, a wanted row would be missing and probing would disagree, so leaving rows out cannot
- * make a wrong layer pass. */
+/* raise_product.c: products, as the prober needs them: some rows by a matrix that stays where the
+ * model has it.
+ *
+ * y[row, col] = sum over k of x[row, k] * w[k, col] for the rows that are asked for. The matrix of
+ * a row is a parameter seen through transposes, slices and picks (so it is read as float32 where it
+ * lies, never copied as a whole), or else the elements of a value that meet something other than
+ * zero. Both sides of a comparison sum in the same order. */
+#include <stdlib.h>
 #include <string.h>
 
-#include "passes/raise.h"
+#include "passes/raise_probe.h"
 
-static bool is_wanted(const Probe *p, int64_t t) {
-    return !p->wanted || t < 0 || p->wanted[t];
+/* The loops that the time of probing goes to, for whatever vectors the machine has. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && \
+    !defined(__SANITIZE_ADDRESS__)
+#define HOT_LOOP __attribute__((optimize("O3"), target_clones("avx2", "default")))
+#else
+#define HOT_LOOP
+#endif
+
+/* ---- a matrix in memory ---- */
+
+typedef struct Strided { /* a tensor, seen through views */
+    const Tensor *t;
+    int64_t offset;
+    int rank;
+    int64_t dims[MAX_RANK], stride[MAX_RANK];
+} Strided;
+
+static bool contiguous(const Strided *s) {
+    int64_t want = 1;
+    for (int k = s->rank - 1; k >= 0; k--) {
+        if (s->dims[k] != 1 && s->stride[k] != want)
+            return false;
+        want *= s->dims[k];
+    }
+    return true;
 }
 
-/* y[N] += a[K] times b[K,N], or b[N,K] if trans. */
-static void add_row(double *y, const double *a, const double *b, int64_t K, int64_t N, bool trans) {
-    if (trans || N == 1) {
-        for (int64_t n = 0; n < N; n++) {
-            double s[4] = {0};
-            const double *c = b + n * K;
-            int64_t k = 0;
-            for (; k + 4 <= K; k += 4)
-                for (int i = 0; i < 4; i++)
-                    s[i] += a[k + i] * c[k + i];
-            for (; k < K; k++)
-                s[0] += a[k] * c[k];
-            y[n] += s[0] + s[1] + s[2] + s[3];
+static bool strided_slice(const Node *n, Strided *s) {
+    const int64_t *axes, *starts, *steps;
+    int count = node_ints(n, AT_AXES, &axes), nsteps = node_ints(n, AT_STEPS, &steps);
+    if (n->nin != 1 || !value_known(n->out[0]))
+        return false;
+    node_ints(n, AT_STARTS, &starts);
+    for (int i = 0; i < count; i++) {
+        int64_t k = axes[i] < 0 ? axes[i] + s->rank : axes[i];
+        if (starts[i] < 0)
+            return false;
+        s->offset += starts[i] * s->stride[k];
+        s->stride[k] *= nsteps ? steps[i] : 1;
+        s->dims[k] = n->out[0]->dims[k];
+    }
+    return true;
+}
+
+/* A gather of one entry. */
+static bool strided_pick(Probe *p, const Node *n, Strided *s) {
+    const Facts *f = p->facts;
+    const Value *i = n->in[1];
+    if (i->id < f->n && f->activation[i->id] && !f->chosen[i->id])
+        return false; /* a table of embeddings */
+    const RTensor *idx = probe_value(p, n->in[1]);
+    int axis = (int)node_int(n, AT_AXIS, 0);
+    axis += axis < 0 ? s->rank : 0;
+    if (!idx || idx->count != 1 || idx->rank > 1)
+        return false;
+    int64_t at = idx->i[0] < 0 ? idx->i[0] + s->dims[axis] : idx->i[0];
+    if (at < 0 || at >= s->dims[axis])
+        return false;
+    s->offset += at * s->stride[axis];
+    s->dims[axis] = 1;
+    for (int k = axis; idx->rank == 0 && k + 1 < s->rank; k++) {
+        s->dims[k] = s->dims[k + 1];
+        s->stride[k] = s->stride[k + 1];
+    }
+    s->rank -= idx->rank == 0;
+    return true;
+}
+
+/* v as a view of a parameter or constant; false: it is none. */
+static bool strided_of(Probe *p, const Value *v, Strided *s) {
+    Node *n = v->def;
+    const Attr *a = n->op == OP_PARAM || n->op == OP_CONST ? node_attr(n, AT_VALUE) : NULL;
+    if (a) {
+        *s = (Strided){.t = a->t, .rank = v->rank};
+        memcpy(s->dims, v->dims, sizeof s->dims);
+        return (a->t->dtype == DT_F32 || a->t->dtype == DT_F64) && value_known(v) &&
+               part_strides(s->dims, s->rank, s->stride);
+    }
+    bool view = n->op == OP_TRANSPOSE || n->op == OP_RESHAPE || n->op == OP_SLICE ||
+                n->op == OP_GATHER || (n->op == OP_CAST && dtype_is_float(n->in[0]->dtype));
+    if (!view || !dtype_is_float(v->dtype) || probe_is_cut(p, v) || !strided_of(p, n->in[0], s))
+        return false;
+    const int64_t *perm;
+    Strided from = *s;
+    switch (n->op) {
+    case OP_TRANSPOSE:
+        node_ints(n, AT_PERM, &perm);
+        for (int k = 0; k < s->rank; k++) {
+            s->dims[k] = from.dims[perm[k]];
+            s->stride[k] = from.stride[perm[k]];
         }
+        return true;
+    case OP_RESHAPE:
+        if (!value_known(v) || !contiguous(s))
+            return false;
+        s->rank = v->rank;
+        memcpy(s->dims, v->dims, sizeof s->dims);
+        return part_strides(s->dims, s->rank, s->stride);
+    case OP_SLICE:
+        return strided_slice(n, s);
+    case OP_GATHER:
+        return strided_pick(p, n, s);
+    default: /* a cast: numbers are doubles here whatever they are stored as */
+        return true;
+    }
+}
+
+typedef struct Matrix {
+    const void *at;
+    DType type;     /* DT_F32 or DT_F64 */
+    int64_t k, col; /* strides */
+} Matrix;
+
+/* Matrix number m of s, whose last two axes are [K, N], or [N, K] if trans. */
+static bool strided_matrix(const Strided *s, int64_t m, bool trans, Matrix *out) {
+    int64_t offset = s->offset;
+    for (int i = s->rank - 3; i >= 0; i--) {
+        offset += m % s->dims[i] * s->stride[i];
+        m /= s->dims[i];
+    }
+    if (s->rank < 2 || m > 0)
+        return false;
+    *out = (Matrix){(const char *)s->t->data + offset * dtype_bytes(s->t->dtype), s->t->dtype,
+                    s->stride[s->rank - (trans ? 1 : 2)], s->stride[s->rank - (trans ? 2 : 1)]};
+    return true;
+}
+
+/* ---- sums ---- */
+
+HOT_LOOP static void widen(double *restrict to, const float *restrict from, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        to[i] = from[i];
+}
+
+HOT_LOOP static void add_scaled(double *restrict y, double a, const double *restrict b, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        y[i] += a * b[i];
+}
+
+HOT_LOOP static double dot(const double *restrict a, const double *restrict b, int64_t n) {
+    double s[16] = {0}, sum = 0;
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (int j = 0; j < 16; j++)
+            s[j] += a[i + j] * b[i + j];
+    for (; i < n; i++)
+        s[0] += a[i] * b[i];
+    for (int j = 0; j < 16; j++)
+        sum += s[j];
+    return sum;
+}
+
+/* A row or column of m: n elements from the i-th of the other axis on, as doubles. */
+static const double *line(const Matrix *m, int64_t offset, int64_t stride, int64_t n,
+                          double *room) {
+    if (m->type == DT_F64 && stride == 1)
+        return (const double *)m->at + offset;
+    if (m->type == DT_F32 && stride == 1)
+        widen(room, (const float *)m->at + offset, n);
+    else
+        for (int64_t i = 0; i < n; i++)
+            room[i] = m->type == DT_F32 ? ((const float *)m->at)[offset + i * stride]
+                                        : ((const double *)m->at)[offset + i * stride];
+    return room;
+}
+
+/* y[r] = x[r] m for the rows r of a list, columns c0 to c0 + C. */
+static void multiply(const double *x, const int64_t *rows, int64_t n, const Matrix *m, int64_t K,
+                     int64_t c0, int64_t C, double *y) {
+    double *room = xcalloc((size_t)(K > C ? K : C) + 1, sizeof *room);
+    if (m->k == 1 && m->col != 1) {
+        for (int64_t c = 0; c < C; c++) {
+            const double *w = line(m, (c0 + c) * m->col, 1, K, room);
+            for (int64_t i = 0; i < n; i++)
+                y[rows[i] * C + c] = dot(x + rows[i] * K, w, K);
+        }
+    } else {
+        for (int64_t k = 0; k < K; k++) {
+            const double *w = line(m, k * m->k + c0 * m->col, m->col, C, room);
+            for (int64_t i = 0; i < n; i++)
+                if (x[rows[i] * K + k] != 0)
+                    add_scaled(y + rows[i] * C, x[rows[i] * K + k], w, C);
+        }
+    }
+    free(room);
+}
+
+/* ---- which rows and columns ---- */
+
+typedef struct Product {
+    Value *x, *w;    /* the side whose rows are asked for, and the matrices */
+    bool tx, tw;     /* x is [K, rows], w is [cols, K] */
+    int64_t K, M, N; /* of a batch: rows, columns; M -1: there is one batch */
+    bool swapped;    /* rows are columns of the result */
+    int batch;       /* leading axes of the result */
+    const int64_t *dims;
+    Strided strided;        /* of w, if it is one */
+    const RTensor *picks;   /* by batch: which matrix of `strided`; NULL: as broadcast */
+    const RTensor *offsets; /* grouped: rows of each matrix */
+    Node *node;
+} Product;
+
+/* Position where batch b of an operand begins. */
+static int64_t batch_offset(const Product *p, const Value *v, int64_t b) {
+    int64_t at = 0, stride = v->dims[v->rank - 1] * v->dims[v->rank - 2];
+    int shift = p->batch - (v->rank - 2);
+    for (int k = p->batch - 1; k >= 0; k--) {
+        int64_t c = b % p->dims[k];
+        b /= p->dims[k];
+        if (k < shift)
+            continue;
+        at += v->dims[k - shift] == 1 ? 0 : c * stride;
+        stride *= v->dims[k - shift];
+    }
+    return at;
+}
+
+/* Distinct rows of the wanted elements, in order of appearance, and the range of their columns. */
+typedef struct Wanted {
+    int64_t *row, n; /* batch * M + row */
+    int32_t *of;     /* by element: its row in the list */
+    int64_t *col;    /* by element */
+    int64_t c0, C;
+} Wanted;
+
+static Wanted wanted_rows(Probe *p, const Product *q, const Part *x) {
+    Wanted w = {.c0 = INT64_MAX};
+    int64_t last = -1, cap = 64;
+    w.row = ARENA_ARRAY(&p->arena, int64_t, x->n + 1);
+    w.col = ARENA_ARRAY(&p->arena, int64_t, x->n + 1);
+    w.of = ARENA_ARRAY(&p->arena, int32_t, x->n + 1);
+    while (cap < 2 * x->n)
+        cap *= 2;
+    int32_t *slot = xcalloc((size_t)cap, sizeof *slot);
+    for (int64_t i = 0; i < x->n; i++) {
+        int64_t c = x->at[i] % q->N, r = x->at[i] / q->N; /* r: batch * M + row of the result */
+        if (q->swapped) {
+            int64_t m = r % q->M;
+            r = r / q->M * q->N + c;
+            c = m;
+        }
+        uint64_t h = (uint64_t)r * 0x9e3779b97f4a7c15u;
+        int64_t at = (int64_t)((h ^ h >> 32) & (uint64_t)(cap - 1));
+        while (slot[at] && w.row[slot[at] - 1] != r)
+            at = (at + 1) & (cap - 1);
+        if (!slot[at]) {
+            w.row[w.n++] = r;
+            slot[at] = (int32_t)w.n;
+        }
+        w.of[i] = slot[at] - 1;
+        w.col[i] = c;
+        w.c0 = c < w.c0 ? c : w.c0;
+        last = c > last ? c : last;
+    }
+    free(slot);
+    w.C = last - w.c0 + 1;
+    return w;
+}
+
+/* x's rows: [n, K]. */
+static const double *row_elements(Probe *p, const Product *q, const Wanted *w) {
+    Part o = part_new(p, w->n * q->K);
+    int64_t per = q->swapped ? q->N : q->M;
+    for (int64_t i = 0; i < w->n; i++) {
+        int64_t b = per < 0 ? 0 : w->row[i] / per, r = per < 0 ? w->row[i] : w->row[i] % per;
+        int64_t base = q->batch ? batch_offset(q, q->x, b) : 0;
+        for (int64_t k = 0; k < q->K; k++)
+            o.at[i * q->K + k] = base + (q->tx ? k * per + r : r * q->K + k);
+    }
+    return (const double *)(const void *)(q->batch && value_count(q->x) >= 0
+                                              ? probe_part_again(p, q->x, &o)
+                                              : probe_part(p, q->x, &o));
+}
+
+/* Number of the matrix that a row meets; -1: none. */
+static int64_t matrix_of_row(const Product *q, int64_t row) {
+    if (q->offsets) {
+        int64_t e = 0;
+        while (e + 1 < q->offsets->count && row >= q->offsets->i[e + 1])
+            e++;
+        return e + 1 < q->offsets->count ? e : -1;
+    }
+    int64_t per = q->swapped ? q->N : q->M, b = per < 0 ? 0 : row / per;
+    if (q->picks) {
+        int64_t e = q->picks->i[b];
+        return e < 0 ? e + q->strided.dims[0] : e;
+    }
+    return q->batch ? batch_offset(q, q->w, b) /
+                          (q->w->dims[q->w->rank - 1] * q->w->dims[q->w->rank - 2])
+                    : 0;
+}
+
+/* ---- matrices that are computed ---- */
+
+/* Rows of a matrix that meet a zero in all rows of the group are not computed. */
+static bool multiply_computed(Probe *p, const Product *q, const double *x, const int64_t *rows,
+                              int64_t n, int64_t m, const Wanted *want, double *y) {
+    int64_t *ks = ARENA_ARRAY(&p->arena, int64_t, q->K + 1), nk = 0, N = q->swapped ? q->M : q->N,
+            base = m * q->K * N, C = want->C;
+    for (int64_t k = 0; k < q->K; k++) {
+        bool zero = true;
+        for (int64_t i = 0; i < n && zero; i++)
+            zero = x[rows[i] * q->K + k] == 0;
+        if (!zero)
+            ks[nk++] = k;
+    }
+    Part o = part_new(p, nk * C);
+    for (int64_t j = 0; j < nk; j++)
+        for (int64_t c = 0; c < C; c++)
+            o.at[j * C + c] =
+                base + (q->tw ? (want->c0 + c) * q->K + ks[j] : ks[j] * N + want->c0 + c);
+    const double *w = nk ? (const double *)(const void *)probe_part(p, q->w, &o) : NULL;
+    if (nk && !w)
+        return false;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < nk; j++)
+            add_scaled(y + rows[i] * C, x[rows[i] * q->K + ks[j]], w + j * C, C);
+    return true;
+}
+
+/* ---- one product ---- */
+
+/* The matrices behind w: a view of parameters, perhaps picked by batch. */
+static void find_matrices(Probe *p, Product *q) {
+    Value *w = q->w;
+    const int64_t *perm;
+    while (w->def->op == OP_TRANSPOSE && w->rank >= 2) { /* of the last two axes alone */
+        bool swaps =
+            node_ints(w->def, AT_PERM, &perm) == w->rank && perm[w->rank - 1] == w->rank - 2;
+        for (int k = 0; k + 2 < w->rank; k++)
+            swaps = swaps && perm[k] == k;
+        if (!swaps)
+            break;
+        q->tw = !q->tw;
+        w = w->def->in[0];
+    }
+    q->w = w;
+    Node *g = w->def;
+    if (g->op == OP_GATHER && node_int(g, AT_AXIS, 0) == 0 && g->in[1]->rank >= 1 &&
+        g->in[1]->rank == q->batch && w->rank == q->batch + 2 && g->in[0]->rank == 3 &&
+        strided_of(p, g->in[0], &q->strided)) {
+        q->picks = probe_value(p, g->in[1]);
+        bool fits = q->picks && q->picks->rank == q->batch;
+        for (int k = 0; fits && k < q->batch; k++)
+            fits = q->picks->dims[k] == q->dims[k];
+        if (fits)
+            return;
+        q->picks = NULL;
+        q->strided.t = NULL;
         return;
     }
-    for (int64_t k = 0; k < K; k++)
-        for (int64_t n = 0; n < N; n++)
-            y[n] += a[k] * b[k * N + n];
+    if (!strided_of(p, w, &q->strided))
+        q->strided.t = NULL;
 }
 
-/* ---- one matrix per row, picked by a gather ---- */
-
-/* The gather on side j of a product [S,M,K] x [S,K,N] that picks weights, used nowhere else. */
-static Node *picked_matrices(const Probe *p, const Node *n, int j) {
-    Node *g = n->in[j]->def;
-    if (g->op != OP_GATHER || g->out[0]->uses.n != 1 || node_int(g, AT_AXIS, 0) != 0)
-        return NULL;
-    const Value *w = g->in[0], *x = n->in[1 - j], *y = n->out[0];
-    bool fits = w->id < p->facts->n && p->facts->weight[w->id] && w->rank == 3 &&
-                g->in[1]->rank == 1 && x->rank == 3 && !node_int(n, AT_TRANS_A, 0) &&
-                !node_int(n, AT_TRANS_B, 0) && value_known(y) && y->rank == 3 &&
-                x->dims[0] == y->dims[0];
-    return fits ? g : NULL;
-}
-
-static const ProbeRows *rows_of(const Probe *p, const Value *y) {
-    return p->wanted && y->id < p->facts->n && p->rows[y->id].map ? &p->rows[y->id] : NULL;
-}
-
-static RTensor *multiply_picked(Probe *p, Node *n, int j, Node *g) {
-    const RTensor *w = probe_value(p, g->in[0]), *idx = probe_value(p, g->in[1]),
-                  *x = probe_value(p, n->in[1 - j]);
-    if (!w || !idx || !x)
-        return NULL;
-    const int64_t *d = n->out[0]->dims;
-    int64_t M = d[1], N = d[2], K = w->dims[j == 0 ? 2 : 1];
-    const ProbeRows *rows = rows_of(p, n->out[0]);
-    RTensor *y = rtensor_new(&p->arena, n->out[0]->dtype, 3, d);
-    for (int64_t s = 0; s < d[0]; s++) {
-        int64_t e = idx->i[s] < 0 ? idx->i[s] + w->dims[0] : idx->i[s];
-        if (e < 0 || e >= w->dims[0])
-            return NULL;
-        if (rows && rows->axes == 1 && !is_wanted(p, rows->map->at[s].t))
-            continue;
-        const double *m = w->f + e * w->dims[1] * w->dims[2],
-                     *v = x->f + s * x->dims[1] * x->dims[2];
-        for (int64_t i = 0; i < M; i++)
-            add_row(y->f + (s * M + i) * N, (j == 0 ? m : v) + i * K, j == 0 ? v : m, K, N, false);
+/* The matrix number e; false: it is not in memory. */
+static bool stored_matrix(Probe *p, const Product *q, int64_t e, Matrix *m) {
+    Strided s = q->strided;
+    bool stack = q->node->op == OP_MATMUL || q->node->in[2]->rank == 3;
+    if (!stack) {
+        e += 2;
+        return strided_of(p, q->node->in[e], &s) && strided_matrix(&s, 0, q->tw, m);
     }
-    return y;
+    return s.t && strided_matrix(&s, e, q->tw, m);
 }
 
-/* ---- rows of a batch of products ---- */
+static Value *matrix_value(const Product *q, int64_t e) {
+    return q->offsets && q->node->in[2]->rank == 2 ? q->node->in[2 + e] : q->w;
+}
 
-/* a[.., M, K] x b[.., K, N] with the same batch axes, or none on b; rows are batch axes or M. */
-static RTensor *multiply_rows(Probe *p, Node *n, const ProbeRows *rows) {
-    const RTensor *a = probe_value(p, n->in[0]), *b = probe_value(p, n->in[1]);
-    bool tb = node_int(n, AT_TRANS_B, 0);
-    if (!a || !b)
+static const Cell *product_elements(Probe *p, Product *q, const Part *x) {
+    Wanted want = wanted_rows(p, q, x);
+    const double *rows = row_elements(p, q, &want);
+    if (!rows)
         return NULL;
-    int64_t dims[MAX_RANK], batch = 1, M = a->dims[a->rank - 2], K = a->dims[a->rank - 1];
-    int64_t N = b->dims[b->rank - (tb ? 2 : 1)];
-    memcpy(dims, a->dims, sizeof dims);
-    dims[a->rank - 1] = N;
-    for (int k = 0; k + 2 < a->rank; k++)
-        batch *= a->dims[k];
-    RTensor *y = rtensor_new(&p->arena, a->dtype, a->rank, dims);
-    for (int64_t i = 0; i < batch * M; i++)
-        if (is_wanted(p, rows->map->at[i].t))
-            add_row(y->f + i * N, a->f + i * K, b->f + (b->rank > 2 ? i / M * K * N : 0), K, N, tb);
-    return y;
+    double *y = ARENA_ARRAY(&p->arena, double, want.n *want.C + 1), *out;
+    int64_t *group = ARENA_ARRAY(&p->arena, int64_t, want.n + 1);
+    int64_t *number = ARENA_ARRAY(&p->arena, int64_t, want.n + 1);
+    for (int64_t i = 0; i < want.n; i++)
+        number[i] = matrix_of_row(q, want.row[i]);
+    for (int64_t i = 0; i < want.n; i++) {
+        int64_t n = 0, e = number[i];
+        Matrix m;
+        if (e < 0)
+            continue; /* done, or no matrix: zeros */
+        for (int64_t k = i; k < want.n; k++)
+            if (number[k] == e) {
+                group[n++] = k;
+                number[k] = -1;
+            }
+        p->work += n * q->K * want.C;
+        if (stored_matrix(p, q, e, &m)) {
+            multiply(rows, group, n, &m, q->K, want.c0, want.C, y);
+            continue;
+        }
+        Product one = *q;
+        one.w = matrix_value(q, e);
+        if (!multiply_computed(p, &one, rows, group, n, one.w == q->w ? e : 0, &want, y))
+            return NULL;
+    }
+    out = ARENA_ARRAY(&p->arena, double, x->n + 1);
+    for (int64_t i = 0; i < x->n; i++)
+        out[i] = y[want.of[i] * want.C + want.col[i] - want.c0];
+    return (const Cell *)(const void *)out;
 }
 
-static bool rows_fit(const Node *n, const ProbeRows *rows) {
-    const Value *a = n->in[0], *b = n->in[1];
-    if (a->rank < 2 || node_int(n, AT_TRANS_A, 0) || (b->rank != 2 && b->rank != a->rank) ||
-        rows->axes != (1u << (a->rank - 1)) - 1 || n->out[0]->rank != a->rank)
+/* Weights, or a pick of them. */
+static bool is_matrices(const Probe *p, const Value *v) {
+    while ((v->def->op == OP_GATHER || v->def->op == OP_TRANSPOSE || v->def->op == OP_RESHAPE) &&
+           !(v->id < p->facts->n && p->facts->weight[v->id]))
+        v = v->def->in[0];
+    return v->id < p->facts->n ? p->facts->weight[v->id] : v->def->op == OP_PARAM;
+}
+
+static bool matmul_product(Probe *p, Node *n, Product *q) {
+    const Value *y = n->out[0], *a = n->in[0], *b = n->in[1];
+    bool ta = node_int(n, AT_TRANS_A, 0), tb = node_int(n, AT_TRANS_B, 0);
+    if (a->rank < 2 || b->rank < 2 || y->rank < 2)
         return false;
-    for (int k = 0; k + 2 < a->rank; k++)
-        if (a->dims[k] < 0 || (b->rank > 2 && b->dims[k] != a->dims[k]))
-            return false;
+    *q = (Product){.node = n, .batch = y->rank - 2, .dims = y->dims};
+    q->M = y->dims[y->rank - 2];
+    q->N = y->dims[y->rank - 1];
+    q->K = b->dims[b->rank - (tb ? 1 : 2)];
+    q->swapped = is_matrices(p, a) && !is_matrices(p, b);
+    q->x = n->in[q->swapped], q->w = n->in[!q->swapped];
+    q->tx = q->swapped ? !tb : ta;
+    q->tw = q->swapped ? !ta : tb;
+    bool known = value_known(a) && value_known(b) && value_known(y);
+    if (!known && (q->batch || q->swapped || q->tx || q->N < 0 || q->K < 0 || !value_known(q->w)))
+        return false;
+    if (!known)
+        q->M = -1;
+    find_matrices(p, q);
     return true;
 }
 
-/* ---- grouped ---- */
-
-static RTensor *multiply_grouped(Probe *p, Node *n) {
-    Node *dispatch = n->in[1]->def;
-    const RTensor *x = probe_value(p, n->in[0]), *offsets = probe_value(p, n->in[1]);
-    const RTensor *token = dispatch->op == OP_DISPATCH ? probe_value(p, dispatch->out[1]) : NULL;
-    bool tb = node_int(n, AT_TRANS_B, 0), stack = n->nin == 3 && n->in[2]->rank == 3;
-    if (!x || !offsets || !token)
-        return NULL;
-    int64_t K = x->dims[1], N = n->out[0]->dims[1];
-    RTensor *y = rtensor_new(&p->arena, x->dtype, 2, (int64_t[]){x->dims[0], N});
-    for (int64_t e = 0; e + 1 < offsets->count; e++) {
-        const RTensor *w = probe_value(p, n->in[stack ? 2 : 2 + e]);
-        if (!w)
-            return NULL;
-        for (int64_t r = offsets->i[e]; r < offsets->i[e + 1]; r++)
-            if (is_wanted(p, token->i[r]))
-                add_row(y->f + r * N, x->f + r * K, w->f + (stack ? e * K * N : 0), K, N, tb);
-    }
-    return y;
+static bool grouped_product(Probe *p, Node *n, Product *q) {
+    *q = (Product){.node = n, .dims = n->out[0]->dims, .M = -1, .N = n->out[0]->dims[1]};
+    q->x = n->in[0], q->w = n->in[2];
+    q->K = q->x->dims[1];
+    q->tw = node_int(n, AT_TRANS_B, 0);
+    q->offsets = probe_value(p, n->in[1]);
+    if (!strided_of(p, q->w, &q->strided))
+        q->strided.t = NULL;
+    return q->offsets != NULL;
 }
 
-bool probe_product(Probe *p, Node *n, RTensor **out) {
-    const ProbeRows *rows = rows_of(p, n->out[0]);
-    if (n->op == OP_GROUPED_MATMUL && p->wanted) {
-        *out = multiply_grouped(p, n);
-    } else if (n->op == OP_MATMUL && dtype_is_float(n->out[0]->dtype)) {
-        Node *g = picked_matrices(p, n, 0);
-        int side = g ? 0 : 1;
-        g = g ? g : picked_matrices(p, n, 1);
-        if (!g && !(rows && rows_fit(n, rows)))
-            return false;
-        *out = g ? multiply_picked(p, n, side, g) : multiply_rows(p, n, rows);
-    } else {
-        return false;
-    }
-    if (!*out && !p->stuck)
-        p->stuck = n;
-    return true;
-}
-
-/* ---- the sample ---- */
-
-void probe_sample(Probe *p, Region *r, int64_t tokens) {
-    const Selection *s = p->s;
-    char *wanted = ARENA_ARRAY(&p->arena, char, s->T);
-    /* The first tokens of a spread routing reach every expert; the rest are spread over the batch.
-     */
-    for (int64_t t = 0; t < s->T; t++)
-        wanted[t] = t * s->K < s->E || t % (s->T / tokens + 1) == 0;
-    p->wanted = wanted;
-    p->rows = xcalloc((size_t)p->facts->n, sizeof *p->rows);
-    raise_each_view(r, p);
-}
-
-void probe_view(Probe *p, const View *w) {
-    for (int i = 0; i < w->n; i++) {
-        if (w->v[i]->id >= p->facts->n || w->v[i]->def->op != OP_MATMUL)
-            continue;
-        ProbeRows *x = &p->rows[w->v[i]->id];
-        if (x->map && (x->axes != w->rows || x->map->n != w->map[i]->n ||
-                       memcmp(x->map->at, w->map[i]->at, sizeof *x->map->at * (size_t)x->map->n)))
-            x->clash = true; /* read in two ways: all rows are computed */
-        *x = (ProbeRows){.map = x->clash ? NULL : w->map[i], .axes = w->rows, .clash = x->clash};
-    }
+const Cell *part_product(Probe *p, Node *n, const Part *x) {
+    Product q;
+    bool ok = n->op == OP_MATMUL ? matmul_product(p, n, &q) : grouped_product(p, n, &q);
+    if (ok)
+        return product_elements(p, &q, x);
+    const RTensor *r = p->stuck ? NULL : probe_value(p, n->out[0]);
+    Cell *out = r ? ARENA_ARRAY(&p->arena, Cell, x->n + 1) : NULL;
+    for (int64_t i = 0; r && i < x->n; i++)
+        out[i] = ((const Cell *)(const void *)r->i)[x->at[i]];
+    return out;
 }

@@ -12,9 +12,48 @@
 
 /* ---- candidates ---- */
 
+/* A list of places as one row or one column is the same list. */
+static const Value *without_reshapes(const Value *v) {
+    for (;;) {
+        const Value *x = v->def->nin ? v->def->in[0] : NULL;
+        bool turned = v->def->op == OP_TRANSPOSE && x->rank == 2 &&
+                      (x->dims[0] == 1 || x->dims[1] == 1);
+        if (v->def->op != OP_RESHAPE && !turned)
+            return v;
+        v = x;
+    }
+}
+
+/* Are these the rows of `base` at the scatter's own index? */
+static bool gathers_back(const Value *v, const Node *scatter) {
+    const Node *g = v->def;
+    bool row = g->op == OP_GATHER && node_int(g, AT_AXIS, 0) == 0;
+    bool nd = g->op == OP_GATHER_ND && !node_int(g, AT_BATCH_DIMS, 0);
+    return (row || nd) && g->in[0] == scatter->in[0] &&
+           without_reshapes(g->in[1]) == without_reshapes(scatter->in[1]);
+}
+
+/* What a scatter adds to its base: its updates, or, where rows that were read from the base are written
+ * back with something added ("y[rows] += v"), that. NULL if it adds nothing. That no row comes twice is
+ * seen later. */
+static Value *scatter_adds(const Node *n) {
+    bool nd = n->op == OP_SCATTER_ND;
+    if ((!nd && n->op != OP_SCATTER_ELEMENTS) || !dtype_is_float(n->out[0]->dtype))
+        return NULL;
+    const char *reduction = node_str(n, AT_REDUCTION, "none");
+    const Node *sum = n->in[2]->def;
+    if (!strcmp(reduction, "add"))
+        return n->in[2];
+    if (!nd || strcmp(reduction, "none") || sum->op != OP_ADD)
+        return NULL;
+    for (int i = 0; i < 2; i++)
+        if (gathers_back(sum->in[i], n))
+            return sum->in[1 - i];
+    return NULL;
+}
+
 static bool is_scatter_add(const Node *n) {
-    return (n->op == OP_SCATTER_ND || n->op == OP_SCATTER_ELEMENTS) &&
-           !strcmp(node_str(n, AT_REDUCTION, "none"), "add") && dtype_is_float(n->out[0]->dtype);
+    return scatter_adds(n) != NULL;
 }
 
 /* Rows written to a tensor of zeros, one expert after the other: a sum where each token has one. */
@@ -49,8 +88,8 @@ static bool adds_bias(const Region *r, const Node *n) {
     return false;
 }
 
-/* The tokens of a reduction: row axes are the leading ones up to T besides the reduced one. False
- * if it is no sum over slots or experts. */
+/* The tokens of a reduction: row axes are the leading ones up to T besides the reduced one, which may be
+ * anywhere. False if it is no sum over slots or experts. */
 static bool reduction_rows(const Region *r, const Node *n, unsigned *rows, int *axis) {
     const Selection *s = r->s;
     const Value *x = n->in[0];
@@ -62,15 +101,16 @@ static bool reduction_rows(const Region *r, const Node *n, unsigned *rows, int *
     if (x->dims[*axis] != s->K && x->dims[*axis] != s->E)
         return false;
     int64_t tokens = 1;
+    *rows = 1u << *axis;
     for (int k = 0; k < x->rank; k++) {
-        if (k != *axis)
+        if (k != *axis) {
             tokens *= x->dims[k];
-        /* all leading axes, the reduced one among them, make T tokens, and features are left */
-        if (k >= *axis && tokens == s->T && k + 1 < x->rank) {
-            int last = k;
-            *rows = (1u << (last + 1)) - 1;
-            return true;
+            *rows |= 1u << k;
         }
+        int left = x->rank - k - 1 - (k < *axis);
+        bool more = k + 1 < *axis && x->dims[k + 1] == 1; /* an axis of 1 in front is no feature */
+        if (tokens == s->T && left > 0 && !more)
+            return true;
     }
     return false;
 }
@@ -154,15 +194,26 @@ static RowMap *reduction_map(Region *r, const Value *x, unsigned rows, int axis,
     return m;
 }
 
-/* No row of the summands is zero. */
-static bool all_work(Region *r, Value *x, unsigned rows) {
-    const RTensor *v = probe_value(r->probe, x);
-    int64_t width = 1;
-    for (int k = 0; k < x->rank; k++)
+/* No row of the summands is zero, for a sample of tokens. */
+static bool all_work(Region *r, Value *x, unsigned rows, int axis) {
+    enum { TOKENS = 16 };
+    int64_t width = 1, inner = 1, n = value_count(x);
+    for (int k = 0; k < x->rank; k++) {
         width *= rows >> k & 1 ? 1 : x->dims[k];
-    for (int64_t i = 0; v && i < v->count; i += width) {
+        inner *= (rows >> k & 1) && k > axis ? x->dims[k] : 1;
+    }
+    const char *wanted = probe_sample(r->probe, TOKENS, false);
+    Part part = part_new(r->probe, n);
+    part.n = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t p = i / width;
+        if (wanted[p / inner / x->dims[axis] * inner + p % inner])
+            part.at[part.n++] = i;
+    }
+    const double *v = (const double *)(const void *)probe_part(r->probe, x, &part);
+    for (int64_t i = 0; v && i < part.n; i += width) {
         int64_t k = 0;
-        while (k < width && v->f[i + k] == 0)
+        while (k < width && v[i + k] == 0)
             k++;
         if (k == width)
             return false;
@@ -175,8 +226,11 @@ static bool joins_experts(const Region *r, const Value *v, int depth) {
     const Node *n = v->def;
     if (n->op == OP_CONCAT)
         return n->nin == r->s->E && dtype_is_float(v->dtype);
+    bool taken = n->op == OP_GATHER || n->op == OP_GATHER_ND || n->op == OP_GATHER_ELEMENTS;
     bool passes =
         n->op == OP_MUL || n->op == OP_RESHAPE || n->op == OP_TRANSPOSE || n->op == OP_CAST;
+    if (taken && depth > 0)
+        return joins_experts(r, n->in[0], depth - 1);
     for (int i = 0; passes && depth > 0 && i < n->nin && n->in[i]; i++)
         if (value_count(n->in[i]) == value_count(v) && joins_experts(r, n->in[i], depth - 1))
             return true;
@@ -191,7 +245,7 @@ static Value *raise_reduction(Region *r, Node *n, bool second) {
     Value *x = n->in[0];
     bool slots = r->s->K == r->s->E ? second : x->dims[axis] == r->s->K;
     View w = view_single(r, x, rows, reduction_map(r, x, rows, axis, slots));
-    if (r->s->kind == SELECT_ALL && !all_work(r, x, rows))
+    if (r->s->kind == SELECT_ALL && !all_work(r, x, rows, axis))
         return raise_fail(r, n, "some experts do nothing for some tokens here");
     if (r->s->kind != SELECT_ALL && !r->facts->hot[x->id] && !joins_experts(r, x, 4))
         return raise_fail(r, n, "what is summed here is not work that differs with the expert");
@@ -235,7 +289,8 @@ static void collect(const Region *r, Value *v, Leaves *out) {
         collect(r, n->in[1], out);
     } else if (is_scatter_add(n) || is_scatter_part(r, n) ||
                ((n->op == OP_SCATTER_ND || n->op == OP_SCATTER_ELEMENTS) && is_zero(n->in[0]))) {
-        Leaf l = {n->in[2], n->in[1], n->op == OP_SCATTER_ELEMENTS, n};
+        Value *added = scatter_adds(n);
+        Leaf l = {added ? added : n->in[2], n->in[1], n->op == OP_SCATTER_ELEMENTS, n};
         if (!is_zero(n->in[0]))
             collect(r, n->in[0], out);
         vec_push(&out->at, l);

@@ -42,11 +42,6 @@ static void memo_put(Region *r, const View *w, Rows rows) {
     r->memo[r->nmemo++] = (struct Memo){*w, rows};
 }
 
-void raise_each_view(Region *r, Probe *p) {
-    for (int i = 0; i < r->nmemo; i++)
-        probe_view(p, &r->memo[i].view);
-}
-
 static const Rows failed = {0};
 
 static bool fact(const Region *r, const bool *table, const Value *v) {

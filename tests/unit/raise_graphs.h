@@ -9,7 +9,10 @@
 
 #include "ir/graph.h"
 
-enum { T = 12, H = 6, I = 5, E = 4, K = 2 };
+#ifndef RAISE_SIZES
+#define RAISE_SIZES T = 12, H = 6, I = 5, E = 4, K = 2
+#endif
+enum { RAISE_SIZES };
 
 typedef struct Layer {
     bool merge; /* one parameter for all experts, as exporters make of equal weights */
@@ -95,13 +98,19 @@ static inline Layer form_d(void) {
 
 /* E: every expert on every token, stacked; gates scattered to [T,E]; biases; interleaved halves.
  * `unchosen`: the gate of experts that were not chosen. */
-static inline Layer form_e_floor(double unchosen) {
+/* E: an expert that was not chosen has the weight `unchosen`; if `only` >= 0, that expert alone, or
+ * (E) all experts for the last two tokens. */
+static inline Layer form_e_rest(double unchosen, int only) {
     Layer l = layer_begin();
     Value *gu = weight(&l, "gate_up", 3, DIMS(E, H, 2 * I)),
           *dn = weight(&l, "down", 3, DIMS(E, I, H));
     Value *bias = weight(&l, "gate_up_bias", 3, DIMS(E, 1, 2 * I)),
           *db = weight(&l, "down_bias", 2, DIMS(E, H));
-    Value *zeros = op_full(&l.b, DT_F32, unchosen, 2, DIMS(T, E));
+    Tensor *rest = tensor_new(&l.g->arena, DT_F32, 2, DIMS(T, E));
+    for (int64_t i = 0; i < T * E; i++)
+        if (only < 0 || i % E == only || (only == E && i >= (T - 2) * E))
+            tensor_set_f(rest, i, unchosen);
+    Value *zeros = op_const(&l.b, rest);
     Attr axis = {.key = AT_AXIS, .i = 1};
     Value *gates =
         op_node(&l.b, OP_SCATTER_ELEMENTS, (Value *[]){zeros, l.idx, l.w}, 3, &axis, 1)->out[0];
@@ -116,8 +125,12 @@ static inline Layer form_e_floor(double unchosen) {
     return l;
 }
 
+static inline Layer form_e_floor(double unchosen) {
+    return form_e_rest(unchosen, -1);
+}
+
 static inline Layer form_e(void) {
-    return form_e_floor(0);
+    return form_e_rest(0, -1);
 }
 
 static Value *expert(Layer *l, Value *x, int e, const char *tag) {

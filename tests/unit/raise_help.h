@@ -32,6 +32,7 @@ typedef struct Raised {
     const char *form, *why;
     double error;
     MoeLayer layer;
+    int64_t work; /* of probing */
 } Raised;
 
 static int64_t probe_budget; /* of the test that runs */
@@ -60,6 +61,7 @@ static inline Raised raise_graph(Graph *g, Arena *a, Diag *d) {
     assert_int_equal(before->count, after->count);
     for (int64_t i = 0; i < before->count; i++)
         r.error = fmax(r.error, fabs(before->f[i] - after->f[i]));
+    r.work = c.probe_work;
     MoeLayers l;
     moe_layers(g, &l);
     if (!kept_layers.n)
