@@ -1,7 +1,7 @@
 /* codegen.c: Graph -> StgcStep: lower_graph makes the loop programs, x86 the machine code, nvptx
  * the PTX. */
 #include "codegen/codegen.h"
-#include "codegen/nvptx.h"
+#include "codegen/nvptx_code.h"
 #include "codegen/x86.h"
 
 #include <stdlib.h>

@@ -53,6 +53,7 @@ LLVMValueRef math_tanh_f32(LlvmIr *x, LLVMValueRef v);
 LLVMValueRef math_erf_f32(LlvmIr *x, LLVMValueRef v);
 
 /* nvptx_math.c: what x86 has from libm, of one type: f32 sin, cos, pow, rem; all of f64. */
+LLVMValueRef nvptx_pow_i64(LlvmIr *x, LLVMValueRef v, LLVMValueRef y); /* f64 */
 LLVMValueRef nvptx_math(LlvmIr *x, LOp op, LType t, LLVMValueRef a, LLVMValueRef b);
 
 /* The environment every program is called with. */

@@ -49,9 +49,9 @@ static LLVMValueRef op_i(LlvmIr *x, LOp op, LLVMValueRef a, LLVMValueRef b) {
     case L_MAX:
         return llvm_intrinsic2(x, "llvm.smax", a, b);
     case L_POW: { /* through double, as exact as the result fits 53 bits */
-        LLVMValueRef u = LLVMBuildSIToFP(B, a, x->f64, ""), v = LLVMBuildSIToFP(B, b, x->f64, "");
-        return llvm_op(x, L_TO_I64, LT_F64, llvm_op(x, L_POW, LT_F64, u, v, NULL, false), NULL,
-                       NULL, false);
+        LLVMValueRef in[] = {LLVMBuildSIToFP(B, a, x->f64, ""), LLVMBuildSIToFP(B, b, x->f64, "")};
+        LLVMValueRef r = x->nvptx ? nvptx_pow_i64(x, a, b) : llvm_libm(x, "pow", in, 2);
+        return llvm_op(x, L_TO_I64, LT_F64, r, NULL, NULL, false);
     }
     case L_NEG:
         return LLVMBuildNeg(B, a, "");

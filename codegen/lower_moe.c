@@ -75,6 +75,117 @@ static void put_te_row(Dispatch *d, LVal token, LVal e, LVal row) {
     lp_end(p);
 }
 
+/* ---- dispatch on a GPU: chunks of tokens side by side, a thread for every expert ----
+ *
+ *   counts   n[c,e] = entries of chunk c that go to e
+ *   offsets  n[c,e] = those of chunks before c; offsets[e] = rows of the experts before e
+ *   places   thread e of chunk c walks the chunk and gives its rows, from offsets[e] + n[c,e]
+ *
+ * The rows are those of the plain counting sort: by expert, then token, then entry. */
+
+enum { CHUNK_TOKENS = 64 };
+
+static int64_t chunk_count(int64_t tokens) {
+    return ceil_div(tokens, CHUNK_TOKENS);
+}
+
+/* Opens the program of one chunk: a vector loop over the experts. */
+static LVal open_chunk(Dispatch *d, Lower *L, int kernel, const char *what) {
+    kern_begin(&d->K, L, kernel, PROGRAM_TASK, what);
+    LoopProgram *p = d->K.p;
+    d->sel = kern_buffer(&d->K, d->n->in[0], false, &d->sel_skip);
+    d->count = kern_buffer_at(&d->K, L->mem->scratch[kernel], DT_I64);
+    return lp_loop(p, LOOP_VECTOR, lp_const_i(p, 0), lp_const_i(p, d->experts));
+}
+
+static LVal chunk_cell(Dispatch *d, LVal chunk, LVal e) {
+    LoopProgram *p = d->K.p;
+    return lp_2(p, L_ADD, lp_2(p, L_MUL, chunk, lp_const_i(p, d->experts)), e);
+}
+
+/* Inside it: loops over the task's tokens and their entries, and an `if` for those of expert e;
+ * ended by `*ends` lp_ends. */
+static void open_entries(Dispatch *d, LVal e, LVal *token, LVal *pair, int *ends) {
+    LoopProgram *p = d->K.p;
+    LVal zero = lp_const_i(p, 0), size = lp_const_i(p, CHUNK_TOKENS), each = lp_const_i(p, d->each);
+    LVal lo = lp_2(p, L_MUL, lp_task(p), size), hi = lp_2(p, L_ADD, lo, size);
+    *token = lp_loop(p, LOOP_SEQ, lo, lp_2(p, L_MIN, hi, lp_const_i(p, d->tokens)));
+    LVal j = d->mask ? e : lp_loop(p, LOOP_SEQ, zero, each);
+    *pair = lp_2(p, L_ADD, lp_2(p, L_MUL, *token, each), j);
+    LVal v = lp_load(p, d->sel, lp_2(p, L_ADD, *pair, lp_const_i(p, d->sel_skip)));
+    LVal hit = d->mask ? lp_1(p, L_TO_BOOL, v) : lp_2(p, L_EQ, v, e);
+    lp_if(p, hit);
+    *ends = d->mask ? 2 : 3;
+}
+
+static void close_ends(LoopProgram *p, int ends) {
+    for (int i = 0; i < ends; i++)
+        lp_end(p);
+}
+
+static void gpu_counts(Dispatch *d, Lower *L, int kernel) {
+    LVal token, pair, e = open_chunk(d, L, kernel, "counts");
+    LoopProgram *p = d->K.p;
+    int ends, n = lp_var(p, LT_I64, lp_const_i(p, 0));
+    open_entries(d, e, &token, &pair, &ends);
+    lp_set(p, n, lp_2(p, L_ADD, lp_get(p, n), lp_const_i(p, 1)));
+    close_ends(p, ends);
+    lp_store(p, d->count, chunk_cell(d, lp_task(p), e), lp_get(p, n));
+    lp_end(p);
+    kern_finish(&d->K, chunk_count(d->tokens));
+    kern_drop(&d->K);
+}
+
+static void gpu_offsets(Dispatch *d, Lower *L, int kernel) {
+    kern_begin(&d->K, L, kernel, PROGRAM_TASK, "offsets");
+    LoopProgram *p = d->K.p;
+    d->count = kern_buffer_at(&d->K, L->mem->scratch[kernel], DT_I64);
+    d->out[0] = kern_buffer(&d->K, d->n->out[0], true, &d->skip[0]);
+    LVal zero = lp_const_i(p, 0), experts = lp_const_i(p, d->experts);
+    int totals = lp_local(p, LT_I64, d->experts);
+    LVal e = lp_loop(p, LOOP_VECTOR, zero, experts);
+    int before = lp_var(p, LT_I64, zero);
+    LVal c = lp_loop(p, LOOP_SEQ, zero, lp_const_i(p, chunk_count(d->tokens)));
+    LVal at = chunk_cell(d, c, e), mine = lp_load(p, d->count, at), sum = lp_get(p, before);
+    lp_store(p, d->count, at, sum);
+    lp_set(p, before, lp_2(p, L_ADD, sum, mine));
+    lp_end(p);
+    lp_store(p, totals, e, lp_get(p, before));
+    lp_end(p);
+    int all = lp_var(p, LT_I64, zero);
+    e = lp_loop(p, LOOP_SEQ, zero, experts);
+    sum = lp_get(p, all);
+    put(d, 0, e, sum);
+    lp_set(p, all, lp_2(p, L_ADD, sum, lp_load(p, totals, e)));
+    lp_end(p);
+    put(d, 0, experts, lp_get(p, all));
+    kern_finish(&d->K, 1);
+    kern_drop(&d->K);
+}
+
+static void gpu_places(Dispatch *d, Lower *L, int kernel) {
+    LVal token, pair, e = open_chunk(d, L, kernel, "places");
+    LoopProgram *p = d->K.p;
+    int64_t skip;
+    int offsets = kern_buffer(&d->K, d->n->out[0], false, &skip), ends;
+    for (int i = 1; i < 6; i++)
+        d->out[i] = kern_buffer(&d->K, d->n->out[i], true, &d->skip[i]);
+    LVal first = lp_load(p, offsets, lp_2(p, L_ADD, e, lp_const_i(p, skip)));
+    first = lp_2(p, L_ADD, first, lp_load(p, d->count, chunk_cell(d, lp_task(p), e)));
+    int next = lp_var(p, LT_I64, first);
+    open_entries(d, e, &token, &pair, &ends);
+    LVal row = lp_get(p, next);
+    lp_set(p, next, lp_2(p, L_ADD, row, lp_const_i(p, 1)));
+    put(d, 1, row, token);
+    put(d, 2, row, pair);
+    put(d, 3, row, e);
+    put(d, 4, pair, row);
+    put_te_row(d, token, e, row);
+    close_ends(p, ends + 1);
+    kern_finish(&d->K, chunk_count(d->tokens));
+    kern_drop(&d->K);
+}
+
 void lower_dispatch(Lower *L, int kernel, Node *n) {
     const Value *sel = n->in[0];
     Dispatch d = {.n = n,
@@ -84,6 +195,12 @@ void lower_dispatch(Lower *L, int kernel, Node *n) {
     d.mask = sel->dtype == DT_BOOL || dtype_is_float(sel->dtype);
     for (int i = 1; i < 6; i++)
         map_run(L, kernel, "none", n->out[i]->rank, n->out[i]->dims, none_body, n->out[i]);
+    if (L->gpu) {
+        gpu_counts(&d, L, kernel);
+        gpu_offsets(&d, L, kernel);
+        gpu_places(&d, L, kernel);
+        return;
+    }
     kern_begin(&d.K, L, kernel, PROGRAM_TASK, NULL);
     LoopProgram *p = d.K.p;
     d.sel = kern_buffer(&d.K, sel, false, &d.sel_skip);
@@ -211,6 +328,9 @@ int64_t lower_scratch(const Lower *L, const Kernel *k) {
     Node *n = k->main;
     if (k->kind == KERNEL_REDUCE)
         return reduce_kernel_scratch(L, n);
+    if (n->op == OP_DISPATCH && L->gpu)
+        return chunk_count(n->in[0]->dims[0]) * node_int(n, AT_EXPERTS, 0) *
+               (int64_t)sizeof(int64_t);
     if (n->op == OP_DISPATCH)
         return (node_int(n, AT_EXPERTS, 0) + 1) * (int64_t)sizeof(int64_t);
     if (n->op == OP_TOKEN_DOT)

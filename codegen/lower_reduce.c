@@ -303,7 +303,8 @@ static void emit_one(Emit *e, Lower *L, int kernel, bool partial, const char *wh
         task = lp_2(p, L_REM, task, lp_const_i(p, s->row_tasks));
     }
     LVal lo = lp_2(p, L_MUL, task, lp_const_i(p, s->per));
-    LVal hi = lp_2(p, L_MIN, lp_2(p, L_ADD, lo, lp_const_i(p, s->per)), lp_const_i(p, s->rows));
+    LVal hi = lp_2(p, L_ADD, lo, lp_const_i(p, s->per));
+    hi = s->per == 1 ? hi : lp_2(p, L_MIN, hi, lp_const_i(p, s->rows));
     ex_hoist(K, &e->value, 1);
     kern_loop(K, LOOP_SEQ, e->row, lo, hi);
     if (r->reduced[r->n - 1])

@@ -390,7 +390,8 @@ void lower_rows(Lower *L, int kernel) {
     choose_kept(&w);
     int64_t per = lower_rows_per_task(L, w.columns), tasks = ceil_div(w.rows, per);
     LVal lo = lp_2(p, L_MUL, lp_task(p), lp_const_i(p, per));
-    LVal hi = lp_2(p, L_MIN, lp_2(p, L_ADD, lo, lp_const_i(p, per)), lp_const_i(p, w.rows));
+    LVal hi = lp_2(p, L_ADD, lo, lp_const_i(p, per));
+    hi = per == 1 ? hi : lp_2(p, L_MIN, hi, lp_const_i(p, w.rows));
     w.row = ex_leaf(K, LT_I64, 1, 0, w.rows - 1);
     kern_loop(K, LOOP_SEQ, w.row, lo, hi);
     for (int i = 0; i < w.nphases - 1; i++) {

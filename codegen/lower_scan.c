@@ -38,7 +38,8 @@ static void lines_begin(Lines *l, Lower *L, int kernel, const Node *n, int64_t a
     int64_t rows = l->a.outer * l->a.inner, per = lower_rows_per_task(L, work);
     l->tasks = ceil_div(rows, per);
     LVal lo = lp_2(p, L_MUL, lp_task(p), lp_const_i(p, per));
-    LVal hi = lp_2(p, L_MIN, lp_2(p, L_ADD, lo, lp_const_i(p, per)), lp_const_i(p, rows));
+    LVal hi = lp_2(p, L_ADD, lo, lp_const_i(p, per));
+    hi = per == 1 ? hi : lp_2(p, L_MIN, hi, lp_const_i(p, rows));
     l->row = lp_loop(p, LOOP_SEQ, lo, hi);
     LVal inner = lp_const_i(p, l->a.inner);
     l->outer = l->a.inner == 1 ? l->row : lp_2(p, L_DIV, l->row, inner);

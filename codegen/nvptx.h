@@ -1,5 +1,5 @@
-/* nvptx.h: a LoopModule as PTX text and a device schedule (runtime/step_cuda.h). Internal to
- * codegen and its tests.
+/* nvptx.h: how a LoopModule becomes PTX text and a device schedule (runtime/step_cuda.h). Internal to
+ * codegen; from outside it is nvptx_code.h.
  *
  * nvptx.c          the module: which kernel every call needs, one PTX text, the schedule
  * nvptx_target.c   what is compiled for which GPU; LLVM's NVPTX target
@@ -17,19 +17,9 @@
 #define STGCC_CODEGEN_NVPTX_H
 
 #include "codegen/llvm_ir.h"
-#include "runtime/step_cuda.h"
+#include "codegen/nvptx_code.h"
 
 typedef struct NvptxModule NvptxModule; /* the step under construction, see below */
-
-typedef struct NvptxTarget {
-    int target;       /* as asked for: 80, 86, 89, 90, 100, 120 */
-    int lowered;      /* what LLVM is told: 80 (for 80, 86, 89) or 90 */
-    int shared_limit; /* bytes of shared memory a CTA may have on `target`: 163 KB on 80, 99 KB on
-                         86, 89 and 120, 227 KB on 90 and 100 */
-    int sms;          /* streaming multiprocessors of a typical board, for choosing tiles */
-} NvptxTarget;
-/* "sm_80" …; false with a diagnostic that lists the known ones. */
-bool nvptx_target_find(NvptxTarget *t, const char *name, Diag *d);
 
 typedef enum { TEAM_THREAD, TEAM_WARP, TEAM_CTA } TeamKind;
 
@@ -105,13 +95,5 @@ void nvptx_task(NvptxModule *m, const LoopCall *c);
 /* nvptx_gemm.c, nvptx_dot.c: append what computes a CALL_GEMM or CALL_TOKEN_DOT. */
 void nvptx_gemm(NvptxModule *m, const LoopCall *c);
 void nvptx_token_dot(NvptxModule *m, const LoopCall *c);
-
-/* nvptx.c: the whole: steps that share one PTX text. Diagnostics if a program cannot be lowered (all
- * of them). Freed with nvptx_free; the StgcCudaSteps point into it. */
-typedef struct NvptxCode NvptxCode;
-NvptxCode *nvptx_compile(const LoopModule *const *modules, int nmodules, const NvptxTarget *t,
-                         FILE *dump_llvm, Diag *d);
-const StgcCudaStep *nvptx_step(const NvptxCode *c, int module);
-void nvptx_free(NvptxCode *c);
 
 #endif

@@ -4,11 +4,11 @@
  * everywhere, so that results are fixed by the text.
  *
  * Errors measured against libm (tests/unit/test_nvptx_math.c), in ulp: exp 1, log 1, tanh 2, erf 1,
- * sin and cos 2 for |x| up to 2^30, pow 2; fmod is exact. */
+ * sin and cos 2, pow 2; fmod is exact. */
 #include <math.h>
 #include <string.h>
 
-#include "codegen/llvm_ir.h"
+#include "codegen/nvptx.h"
 
 #define B x->b
 #define F(v) LLVMConstReal(x->f64, (v))
@@ -43,8 +43,9 @@ static LLVMValueRef power_of_two(LlvmIr *x, LLVMValueRef k) {
     return DOUBLE(LLVMBuildShl(B, IADD(k, I(1023)), I(52), ""));
 }
 
-/* exp(v) = 2^n exp(r), |r| <= ln(2)/2, by the Taylor polynomial of degree 13; 2^n in two halves. */
-static LLVMValueRef exp_f64(LlvmIr *x, LLVMValueRef v) {
+/* exp(v + lo), lo tiny or NULL for 0: 2^n exp(r), |r| <= ln(2)/2, by the Taylor polynomial of
+ * degree 13; 2^n in two halves. */
+static LLVMValueRef exp_pair(LlvmIr *x, LLVMValueRef v, LLVMValueRef lo) {
     const double magic = 0x1.8p52;
     double c[12], factorial = 1;
     for (int i = 0; i < 14; i++) {
@@ -58,10 +59,15 @@ static LLVMValueRef exp_f64(LlvmIr *x, LLVMValueRef v) {
     LLVMValueRef t = FMA(v, F(1.44269504088896338700e+00), F(magic)), n = FSUB(t, F(magic));
     LLVMValueRef r = FMA(n, F(-6.93147180369123816490e-01), v);
     r = FMA(n, F(-1.90821492927058770002e-10), r);
+    r = lo ? FADD(r, lo) : r;
     LLVMValueRef p = FADD(FMA(horner(x, r, c, COUNT_OF(c)), FMUL(r, r), r), F(1));
     LLVMValueRef k = ISUB(BITS(t), BITS(F(magic))), half = LLVMBuildAShr(B, k, I(1), "");
     p = FMUL(p, power_of_two(x, half));
     return SELECT(none, F(0), FMUL(p, power_of_two(x, ISUB(k, half))));
+}
+
+static LLVMValueRef exp_f64(LlvmIr *x, LLVMValueRef v) {
+    return exp_pair(x, v, NULL);
 }
 
 /* v = 2^k (1+f), 1+f in [sqrt(1/2), sqrt(2)), for finite v > 0. */
@@ -133,26 +139,75 @@ static LLVMValueRef erf_f64(LlvmIr *x, LLVMValueRef v) {
     return SELECT(FCMP(OGT, a, F(1)), high, low);
 }
 
-/* v = n pi/2 + r, |r| <= pi/4; returns n mod 4 and more in its low bits. */
-static LLVMValueRef quadrant(LlvmIr *x, LLVMValueRef v, LLVMValueRef *r) {
+/* ---- sin, cos ---- */
+
+/* v = n pi/2 + r, |r| <= pi/4, for |v| < 2^30; n mod 4 is in the low bits of *n. */
+static void reduce_small(LlvmIr *x, LLVMValueRef v, LLVMValueRef *r, LLVMValueRef *n) {
     const double magic = 0x1.8p52;
-    LLVMValueRef t = FMA(v, F(6.36619772367581382433e-01), F(magic)), n = FSUB(t, F(magic));
-    *r = FMA(n, F(-0x1.921fb54442d18p+0), v);
-    *r = FMA(n, F(-0x1.1a62633145c07p-54), *r);
-    *r = FMA(n, F(0x1.f1976b7ed8fbcp-110), *r);
-    return BITS(t);
+    LLVMValueRef t = FMA(v, F(6.36619772367581382433e-01), F(magic)), k = FSUB(t, F(magic));
+    *r = FMA(k, F(-0x1.921fb54442d18p+0), v);
+    *r = FMA(k, F(-0x1.1a62633145c07p-54), *r);
+    *r = FMA(k, F(0x1.f1976b7ed8fbcp-110), *r);
+    *n = BITS(t);
 }
 
-/* sin(v) (shift 0) or cos(v) = sin(v + pi/2) (shift 1), by FreeBSD's polynomials. */
-static LLVMValueRef sin_f64(LlvmIr *x, LLVMValueRef v, int shift) {
+static LLVMValueRef high_product(LlvmIr *x, LLVMValueRef a, LLVMValueRef b) {
+    LLVMValueRef in[] = {a, b};
+    return nvptx_call(x, "llvm.nvvm.mulhi.ull", in, 2);
+}
+
+/* The same for any finite |v| >= 2^30 (M. Payne, R. Hanek, 1983): v = m 2^e; of m (2/pi) 2^e only
+ * the bits from 2 before the binary point on matter, and so only 192 bits of 2/pi from a place that
+ * e says. Two bits are n, 126 the fraction. */
+static void reduce_large(LlvmIr *x, LLVMValueRef v, LLVMValueRef *r, LLVMValueRef *n) {
+    static const uint64_t two_over_pi[] = {
+        /* 64 zeros, then the fraction */
+        0x0000000000000000, 0xa2f9836e4e441529, 0xfc2757d1f534ddc0, 0xdb6295993c439041,
+        0xfe5163abdebbc561, 0xb7246e3a424dd2e0, 0x06492eea09d1921c, 0xfe1deb1cb129a73e,
+        0xe88235f52ebb4484, 0xe99c7026b45f7e41, 0x3991d639835339f4, 0x9c845f8bbdf9283b,
+        0x1ff897ffde05980f, 0xef2f118b5a0a6d1f, 0x6d367ecf27cb09b7, 0x4f463f669e5fea2d,
+        0x7527bac7ebe5f17b, 0x3d0739f78a5292ea, 0x6bfb5fb11f8d5d08, 0x56033046fc7b6bab,
+    };
+    LLVMValueRef bits = BITS(FABS(v)), wide[3], word[4];
+    LLVMValueRef m =
+        LLVMBuildOr(B, LLVMBuildAnd(B, bits, I(0xfffffffffffff), ""), I(1LL << 52), "");
+    LLVMValueRef at = IADD(LLVMBuildLShr(B, bits, I(52), ""), I(64 - 2 - 1075));
+    LLVMValueRef first = LLVMBuildLShr(B, at, I(6), ""), shift = LLVMBuildAnd(B, at, I(63), "");
+    for (int k = 0; k < 4; k++)
+        word[k] = I((int64_t)two_over_pi[k]);
+    for (int i = 1; i < COUNT_OF(two_over_pi) - 3; i++)
+        for (int k = 0; k < 4; k++)
+            word[k] = SELECT(ICMP(EQ, first, I(i)), I((int64_t)two_over_pi[i + k]), word[k]);
+    for (int k = 0; k < 3; k++) {
+        LLVMValueRef in[] = {word[k], word[k + 1], shift};
+        wide[k] = llvm_intrinsic(x, "llvm.fshl", in, 3);
+    }
+    LLVMValueRef part = LLVMBuildMul(B, m, wide[1], ""),
+                 low = IADD(part, high_product(x, m, wide[2]));
+    LLVMValueRef carry = LLVMBuildZExt(B, ICMP(ULT, low, part), x->i64, "");
+    LLVMValueRef high = IADD(LLVMBuildMul(B, m, wide[0], ""), high_product(x, m, wide[1]));
+    high = IADD(high, carry);
+    /* to the nearest quarter turn: the fraction becomes signed */
+    LLVMValueRef turn = IADD(LLVMBuildLShr(B, high, I(62), ""),
+                             LLVMBuildAnd(B, LLVMBuildLShr(B, high, I(61), ""), I(1), ""));
+    high = LLVMBuildAShr(B, LLVMBuildShl(B, high, I(2), ""), I(2), "");
+    LLVMValueRef fraction = FMA(LLVMBuildSIToFP(B, high, x->f64, ""), F(0x1p-62),
+                                FMUL(LLVMBuildUIToFP(B, low, x->f64, ""), F(0x1p-126)));
+    LLVMValueRef angle = FMUL(fraction, F(0x1.921fb54442d18p+0));
+    LLVMValueRef negative = FCMP(OLT, v, F(0));
+    *r = SELECT(negative, FNEG(angle), angle);
+    *n = SELECT(negative, LLVMBuildNeg(B, turn, ""), turn);
+}
+
+/* sin of r plus n quarter turns, |r| <= pi/4, by FreeBSD's polynomials. */
+static LLVMValueRef sin_reduced(LlvmIr *x, LLVMValueRef r, LLVMValueRef n) {
     static const double s[] = {1.58969099521155010221e-10, -2.50507602534068634195e-08,
                                2.75573137070700676789e-06, -1.98412698298579493134e-04,
                                8.33333333332248946124e-03, -1.66666666666666324348e-01};
     static const double c[] = {-1.13596475577881948265e-11, 2.08757232129817482790e-09,
                                -2.75573143513906633035e-07, 2.48015872894767294178e-05,
                                -1.38888888888741095749e-03, 4.16666666666666019037e-02};
-    LLVMValueRef r, n = IADD(quadrant(x, v, &r), I(shift)), z = FMUL(r, r);
-    LLVMValueRef sine = FMA(FMUL(r, z), horner(x, z, s, 6), r);
+    LLVMValueRef z = FMUL(r, r), sine = FMA(FMUL(r, z), horner(x, z, s, 6), r);
     /* 1 - z/2 rounds; what it lost is added with the rest */
     LLVMValueRef half = FMUL(F(0.5), z), w = FSUB(F(1), half);
     LLVMValueRef lost = FSUB(FSUB(F(1), w), half);
@@ -160,8 +215,61 @@ static LLVMValueRef sin_f64(LlvmIr *x, LLVMValueRef v, int shift) {
     LLVMValueRef odd = ICMP(NE, LLVMBuildAnd(B, n, I(1), ""), I(0));
     LLVMValueRef minus = ICMP(NE, LLVMBuildAnd(B, n, I(2), ""), I(0));
     LLVMValueRef y = SELECT(odd, cosine, sine);
-    y = SELECT(minus, FNEG(y), y);
-    return shift ? y : SELECT(FCMP(OEQ, v, F(0)), v, y); /* sin(-0) = -0 */
+    return SELECT(minus, FNEG(y), y);
+}
+
+/* A function of its own for what is not straight code: NAME(doubles), always inlined. The builder
+ * goes to its entry; *here is where it was. NULL: it was made before, and is *known. */
+static LLVMValueRef begin_function(LlvmIr *x, const char *name, int n, LLVMBasicBlockRef *here,
+                                   LLVMValueRef *known) {
+    LLVMTypeRef params[] = {x->f64, x->f64};
+    *known = LLVMGetNamedFunction(x->m, name);
+    if (*known)
+        return NULL;
+    LLVMTypeRef type = LLVMFunctionType(x->f64, params, (unsigned)n, false);
+    LLVMValueRef fn = *known = LLVMAddFunction(x->m, name, type);
+    LLVMSetLinkage(fn, LLVMInternalLinkage);
+    llvm_attribute(x, fn, (unsigned)LLVMAttributeFunctionIndex, "alwaysinline", 0);
+    *here = LLVMGetInsertBlock(B);
+    LLVMPositionBuilderAtEnd(B, LLVMAppendBasicBlockInContext(x->c, fn, "entry"));
+    return fn;
+}
+
+static LLVMBasicBlockRef block_of(LlvmIr *x, LLVMValueRef fn) {
+    return LLVMAppendBasicBlockInContext(x->c, fn, "");
+}
+
+/* sin(v), or cos(v) = sin(v + pi/2) */
+static LLVMValueRef sin_function(LlvmIr *x, bool cosine) {
+    LLVMBasicBlockRef here;
+    LLVMValueRef known, r[2], n[2];
+    LLVMValueRef fn = begin_function(x, cosine ? "stgc_cos" : "stgc_sin", 1, &here, &known);
+    if (!fn)
+        return known;
+    LLVMBasicBlockRef from[] = {block_of(x, fn), block_of(x, fn)}, join = block_of(x, fn);
+    LLVMValueRef v = LLVMGetParam(fn, 0);
+    LLVMBuildCondBr(B, FCMP(OLT, FABS(v), F(0x1p30)), from[0], from[1]);
+    LLVMPositionBuilderAtEnd(B, from[0]);
+    reduce_small(x, v, &r[0], &n[0]);
+    LLVMBuildBr(B, join);
+    LLVMPositionBuilderAtEnd(B, from[1]);
+    reduce_large(x, v, &r[1], &n[1]);
+    LLVMBuildBr(B, join);
+    LLVMPositionBuilderAtEnd(B, join);
+    LLVMValueRef angle = LLVMBuildPhi(B, x->f64, ""), turn = LLVMBuildPhi(B, x->i64, "");
+    LLVMAddIncoming(angle, r, from, 2);
+    LLVMAddIncoming(turn, n, from, 2);
+    LLVMValueRef y = sin_reduced(x, angle, cosine ? IADD(turn, I(1)) : turn);
+    if (!cosine)
+        y = SELECT(FCMP(OEQ, v, F(0)), v, y); /* sin(-0) = -0 */
+    LLVMBuildRet(B, SELECT(FCMP(OLT, FABS(v), F(INFINITY)), y, FSUB(v, v)));
+    LLVMPositionBuilderAtEnd(B, here);
+    return fn;
+}
+
+static LLVMValueRef call(LlvmIr *x, LLVMValueRef fn, LLVMValueRef a, LLVMValueRef b) {
+    LLVMValueRef in[] = {a, b};
+    return LLVMBuildCall2(B, LLVMGlobalGetValueType(fn), fn, in, b ? 2 : 1, "");
 }
 
 /* ---- pow ---- */
@@ -208,8 +316,7 @@ static LLVMValueRef pow_f64(LlvmIr *x, LLVMValueRef v, LLVMValueRef y) {
     Pair e = product(x, y, l.hi);
     e.lo = FMA(y, l.lo, e.lo);
     e.lo = SELECT(FCMP(OLT, FABS(e.hi), F(1000)), e.lo, F(0));
-    LLVMValueRef r = exp_f64(x, e.hi);
-    r = SELECT(FCMP(OLT, r, F(INFINITY)), FMA(r, e.lo, r), r);
+    LLVMValueRef r = exp_pair(x, e.hi, e.lo);
     LLVMValueRef up = FCMP(OGT, y, F(0)), big = SELECT(up, F(INFINITY), F(0)),
                  small = SELECT(up, F(0), F(INFINITY));
     r = SELECT(FCMP(OEQ, a, F(INFINITY)), big, r);
@@ -244,20 +351,13 @@ static LLVMValueRef fmod_step(LlvmIr *x, LLVMValueRef a, LLVMValueRef b) {
     return SELECT(FCMP(OLT, r, F(0)), FADD(r, t), r);
 }
 
-/* A function of its own, because it loops: stgc_fmod(a, b), inlined where it is called. */
-static LLVMValueRef fmod_function(LlvmIr *x, LLVMTypeRef type) {
-    LLVMValueRef fn = LLVMGetNamedFunction(x->m, "stgc_fmod");
-    if (fn)
-        return fn;
-    LLVMBasicBlockRef here = LLVMGetInsertBlock(B);
-    fn = LLVMAddFunction(x->m, "stgc_fmod", type);
-    LLVMSetLinkage(fn, LLVMInternalLinkage);
-    llvm_attribute(x, fn, (unsigned)LLVMAttributeFunctionIndex, "alwaysinline", 0);
-    LLVMBasicBlockRef entry = LLVMAppendBasicBlockInContext(x->c, fn, "entry"),
-                      loop = LLVMAppendBasicBlockInContext(x->c, fn, "loop"),
-                      body = LLVMAppendBasicBlockInContext(x->c, fn, "body"),
-                      done = LLVMAppendBasicBlockInContext(x->c, fn, "done");
-    LLVMPositionBuilderAtEnd(B, entry);
+static LLVMValueRef fmod_function(LlvmIr *x) {
+    LLVMBasicBlockRef here;
+    LLVMValueRef known, fn = begin_function(x, "stgc_fmod", 2, &here, &known);
+    if (!fn)
+        return known;
+    LLVMBasicBlockRef entry = LLVMGetInsertBlock(B), loop = block_of(x, fn), body = block_of(x, fn),
+                      done = block_of(x, fn);
     LLVMValueRef v = LLVMGetParam(fn, 0), a = FABS(v), b = FABS(LLVMGetParam(fn, 1));
     LLVMValueRef ok = BOTH(FCMP(OLT, a, F(INFINITY)), FCMP(OGT, b, F(0)));
     LLVMValueRef start = SELECT(ok, a, F(NAN));
@@ -276,12 +376,6 @@ static LLVMValueRef fmod_function(LlvmIr *x, LLVMTypeRef type) {
     return fn;
 }
 
-static LLVMValueRef fmod_f64(LlvmIr *x, LLVMValueRef a, LLVMValueRef b) {
-    LLVMTypeRef params[] = {x->f64, x->f64}, type = LLVMFunctionType(x->f64, params, 2, false);
-    LLVMValueRef in[] = {a, b};
-    return LLVMBuildCall2(B, type, fmod_function(x, type), in, 2, "");
-}
-
 /* ---- by operation ---- */
 
 static LLVMValueRef in_f64(LlvmIr *x, LOp op, LLVMValueRef a, LLVMValueRef b) {
@@ -295,16 +389,31 @@ static LLVMValueRef in_f64(LlvmIr *x, LOp op, LLVMValueRef a, LLVMValueRef b) {
     case L_ERF:
         return erf_f64(x, a);
     case L_SIN:
-        return sin_f64(x, a, 0);
+        return call(x, sin_function(x, false), a, NULL);
     case L_COS:
-        return sin_f64(x, a, 1);
+        return call(x, sin_function(x, true), a, NULL);
     case L_POW:
         return pow_f64(x, a, b);
     case L_REM:
-        return fmod_f64(x, a, b);
+        return call(x, fmod_function(x), a, b);
     default:
         bug("%s of a float", loop_op_names[op]);
     }
+}
+
+/* v^|y| by squaring, exact while it fits 53 bits; 1 over that for y < 0. An exponent beyond 63 says
+ * no more than its parity. */
+LLVMValueRef nvptx_pow_i64(LlvmIr *x, LLVMValueRef v, LLVMValueRef y) {
+    LLVMValueRef below = ICMP(SLT, y, I(0)), n = SELECT(below, LLVMBuildNeg(B, y, ""), y);
+    LLVMValueRef large = ICMP(UGT, n, I(63));
+    n = SELECT(large, IADD(LLVMBuildAnd(B, n, I(1), ""), I(62)), n);
+    LLVMValueRef square = LLVMBuildSIToFP(B, v, x->f64, ""), r = F(1);
+    for (int bit = 0; bit < 6; bit++) {
+        LLVMValueRef on = ICMP(NE, LLVMBuildAnd(B, n, I((int64_t)1 << bit), ""), I(0));
+        r = SELECT(on, FMUL(r, square), r);
+        square = FMUL(square, square);
+    }
+    return SELECT(below, FDIV(F(1), r), r);
 }
 
 LLVMValueRef nvptx_math(LlvmIr *x, LOp op, LType t, LLVMValueRef a, LLVMValueRef b) {

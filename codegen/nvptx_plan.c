@@ -374,6 +374,14 @@ static void walk_warps(Walk *w, int loop, State *s) {
 
 static void walk_loop(Walk *w, int loop, State *s, TeamKind level) {
     int end = w->p->insts.at[loop].ref;
+    if (nvptx_iterations(w->p, w->p->insts.at[loop].a, w->p->insts.at[loop].b) <= 1) {
+        State none = {0}; /* it may not run at all */
+        join(&none, s);
+        walk(w, loop + 1, end, s, level);
+        join(s, &none);
+        vec_free(&none);
+        return;
+    }
     for (bool more = true; more;) {
         State body = {0};
         join(&body, s);

@@ -338,7 +338,11 @@ static inline void run_compiled(Reader *r, Eval *ev, Tensor **inputs, bool fused
     diag_free(&d);
 }
 
-static inline void differ(const char *text, double tol) {
+/* How a graph's compiled form is run and compared with the evaluator. */
+typedef void RunGraph(Reader *r, Eval *ev, Tensor **inputs, bool fused, const char *text,
+                      double tol);
+
+static inline void differ_by(const char *text, double tol, RunGraph *run) {
     Reader *r = xcalloc(1, sizeof *r);
     read_graph(r, text);
     lower_seed = 1;
@@ -359,14 +363,18 @@ static inline void differ(const char *text, double tol) {
         diag_print(&r->d, stderr, true);
         fail_msg("%s\nwas not evaluated", text);
     }
-    run_compiled(r, &ev, inputs, false, text, tol);
-    run_compiled(r, &ev, inputs, true, text, tol);
+    run(r, &ev, inputs, false, text, tol);
+    run(r, &ev, inputs, true, text, tol);
     free(inputs);
     free(ev.values);
     arena_free(&arena);
     diag_free(&r->d);
     graph_free(r->g);
     free(r);
+}
+
+static inline void differ(const char *text, double tol) {
+    differ_by(text, tol, run_compiled);
 }
 
 #endif
