@@ -48,7 +48,7 @@ static double min_max(double a, double b, bool max, bool nans) {
         return nans || (isnan(a) && isnan(b)) ? NAN : isnan(a) ? b : a;
     }
     if (a == b) { /* -0 < +0 */
-        return signbit(a) == max ? b : a;
+        return (signbit(a) != 0) == max ? b : a;
     }
     return (a < b) == max ? b : a;
 }
@@ -160,7 +160,7 @@ static float float_min_max(float a, float b, bool max, bool nans, bool ftz) {
         return nans || (a != a && b != b) ? nan32() : a != a ? b : a;
     }
     if (a == b) {
-        return signbit(a) == max ? b : a;
+        return (signbit(a) != 0) == max ? b : a;
     }
     return (a < b) == max ? b : a;
 }

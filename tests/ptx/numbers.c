@@ -112,7 +112,9 @@ float ptx_approx(PtxWarp *w, double v, double bound) {
     default:
         return exact;
     }
-    /* Rounding to float must not carry it beyond the bound. */
-    double half = fabs(v) * 0x1p-25;
-    return (float)(v + u * (bound > half ? bound - half : 0));
+    float got = (float)(v + u * bound);
+    if (fabs(got - v) > bound) { /* rounding to float carried it beyond */
+        got = nextafterf(got, exact);
+    }
+    return got;
 }
