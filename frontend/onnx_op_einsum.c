@@ -134,10 +134,30 @@ static void multiply(OpCall *c, Term *a, Term *b, const Labels *all, Term *out) 
     *out = r;
 }
 
+/* Columns of b that stand before what is summed, where every batch has one row only
+ * ("tkdf,td->tkf": a stack of matrices for each t): as batch axes they leave b as it lies. The rest
+ * stays in `columns`. */
+static Labels leading_columns(const Term *b, const Labels *batch, const Labels *rows,
+                              const Labels *inner, Labels *columns) {
+    Labels lead = {0}, tail = {0};
+    int first = b->n;
+    for (int i = 0; i < inner->n; i++)
+        if (term_find(b, inner->at[i]) < first)
+            first = term_find(b, inner->at[i]);
+    for (int i = 0; i < columns->n; i++)
+        labels_push(term_find(b, columns->at[i]) < first ? &lead : &tail, columns->at[i]);
+    if (!batch->n || rows->n || !tail.n)
+        return (Labels){0};
+    *columns = tail;
+    return lead;
+}
+
 /* batch + rows + inner of a against batch + inner + columns of b. */
 static void contract(OpCall *c, Term *a, Term *b, const Labels *batch, const Labels *rows,
-                     const Labels *inner, const Labels *columns, Term *out) {
-    Labels la = *batch, lb = *batch;
+                     const Labels *inner, Labels *columns, Term *out) {
+    Labels la = *batch, lb = *batch, lead = leading_columns(b, batch, rows, inner, columns);
+    for (int i = 0; i < lead.n; i++)
+        labels_push(&lb, lead.at[i]);
     for (int i = 0; i < rows->n; i++)
         labels_push(&la, rows->at[i]);
     for (int i = 0; i < inner->n; i++)
@@ -147,20 +167,24 @@ static void contract(OpCall *c, Term *a, Term *b, const Labels *batch, const Lab
     term_order(c, a, la.at, la.n);
     term_order(c, b, lb.at, lb.n);
     ShapeOf sa = {0}, sb = {0}, so = {0};
-    int nb = batch->n;
+    int nb = batch->n, nl = nb + lead.n;
     shape_add_axes(c, &sa, a->v, 0, nb);
+    for (int i = 0; i < lead.n; i++)
+        shape_add(c, &sa, 1);
     shape_add_product(c, &sa, a->v, nb, nb + rows->n);
     shape_add_product(c, &sa, a->v, nb + rows->n, a->n);
-    shape_add_axes(c, &sb, b->v, 0, nb);
-    shape_add_product(c, &sb, b->v, nb, nb + inner->n);
-    shape_add_product(c, &sb, b->v, nb + inner->n, b->n);
+    shape_add_axes(c, &sb, b->v, 0, nl);
+    shape_add_product(c, &sb, b->v, nl, nl + inner->n);
+    shape_add_product(c, &sb, b->v, nl + inner->n, b->n);
     Value *y = em_matmul(c, em_view(c, a->v, &sa), em_view(c, b->v, &sb), false, false);
-    shape_add_axes(c, &so, y, 0, nb);
+    shape_add_axes(c, &so, y, 0, nl);
     shape_add_axes(c, &so, a->v, nb, nb + rows->n);
-    shape_add_axes(c, &so, b->v, nb + inner->n, b->n);
+    shape_add_axes(c, &so, b->v, nl + inner->n, b->n);
     Term r = {em_view(c, y, &so), 0, {0}};
-    for (int i = 0; i < nb + rows->n; i++)
-        r.label[r.n++] = la.at[i];
+    for (int i = 0; i < nl; i++)
+        r.label[r.n++] = lb.at[i];
+    for (int i = 0; i < rows->n; i++)
+        r.label[r.n++] = rows->at[i];
     for (int i = 0; i < columns->n; i++)
         r.label[r.n++] = columns->at[i];
     *out = r;
@@ -196,7 +220,10 @@ static void combine_terms(OpCall *c, Term *a, Term *b, const Term *out, const Te
         for (int k = 0; k < parts[i]->n; k++)
             labels_push(&all, parts[i]->at[k]);
     if (inner.n && dtype_is_float(a->v->dtype) && rows.n + columns.n > 0) {
-        contract(c, a, b, &batch, &rows, &inner, &columns, r);
+        if (columns.n) /* what has rows of its own goes first */
+            contract(c, a, b, &batch, &rows, &inner, &columns, r);
+        else
+            contract(c, b, a, &batch, &columns, &inner, &rows, r);
         return;
     }
     multiply(c, a, b, &all, r);

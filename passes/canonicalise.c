@@ -133,6 +133,7 @@ static CanonRule *const rules[] = {
     canon_gather_elements,
     canon_live_norm,
     canon_masked_scatter,
+    canon_masked_rows,
 };
 
 static void run_worklist(Canon *c) {

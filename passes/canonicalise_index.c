@@ -86,7 +86,7 @@ static bool sharable(const Node *n) {
         return true;
     default:
         return n->nout == 1 && !(op_info[n->op].flags & (OPF_LEAF | OPF_EFFECT)) && n->nin > 0 &&
-               !dtype_is_float(n->out[0]->dtype) && n->op != OP_NONZERO;
+               !dtype_is_float(n->out[0]->dtype);
     }
 }
 
@@ -174,9 +174,10 @@ bool canon_share(Canon *c) {
             table[i] = (struct Slot){h, n};
             continue;
         }
+        /* Two lists of the places of one mask have sizes of different names: users infer again. */
         Value *kept = table[i].node->out[0];
         for (int u = 0; u < n->out[0]->uses.n; u++)
-            canon_touch(c, n->out[0]->uses.at[u].node, false);
+            canon_touch(c, n->out[0]->uses.at[u].node, !same_dims(n->out[0], kept));
         value_replace(
             n->out[0],
             kept); /* n is swept by the final dead-code pass: the table may still hold its users */

@@ -1,5 +1,7 @@
-/* canonicalise_scatter.c: masked_scatter, the way image features enter a sequence: the k-th place
- * where a mask holds takes the k-th row of a source. Exporters write it with a list of the places,
+/* canonicalise_scatter.c: writes through a mask.
+ *
+ * masked_scatter, the way image features enter a sequence: the k-th place where a mask holds takes
+ * the k-th row of a source. Exporters write it with a list of the places,
  *
  *     idx = transpose(nonzero(mask))      n of them, which only data decide
  *     y   = scatter_nd(x, idx, source[0:n])
@@ -7,7 +9,14 @@
  * and with sizes that only data decide there is no gradient and no compiled code. The same without
  * the list: the place's number is a running count of the mask,
  *
- *     y   = where(mask, source[cumsum(mask) - 1], x) */
+ *     y   = where(mask, source[cumsum(mask) - 1], x)
+ *
+ * x[mask] = rows, a mask over the leading axes: exporters spread the mask over the features and
+ * write single elements, which hides that whole rows are written,
+ *
+ *     idx = transpose(nonzero(expand(mask)))          n·d of them
+ *     y   = scatter_nd(x, idx, reshape(rows, [-1]))   ->   scatter_nd(x, transpose(nonzero(mask)),
+ * rows) */
 #include <string.h>
 
 #include "passes/canonicalise.h"
@@ -86,4 +95,59 @@ bool canon_masked_scatter(Canon *c, Node *n) {
         like[k] = k < m->rank ? m->dims[k] : 1;
     Value *y = op_where(&b, op_cast(&b, op_reshape(&b, m, x->rank, like), DT_BOOL), taken, x);
     return canon_replace(c, n->out[0], y);
+}
+
+/* ---- rows written element by element ---- */
+
+/* The list of places of a mask that is shaped like the leading axes of x and was spread over the
+ * others; NULL if idx is something else, or no such list is in the graph. */
+static Node *row_list(const Value *idx, const Value *x) {
+    const Value *wide = mask_of(idx);
+    if (!wide || wide->def->op != OP_EXPAND || wide->rank != x->rank || !same_dims(wide, x))
+        return NULL;
+    const Value *m = wide->def->in[0];
+    if (m->def->op != OP_RESHAPE)
+        return NULL;
+    Value *mask = m->def->in[0];
+    for (int k = 0; k < m->rank; k++)
+        if (m->dims[k] != (k < mask->rank ? mask->dims[k] : 1))
+            return NULL;
+    if (m->rank != x->rank || mask->rank < 1)
+        return NULL;
+    for (int u = 0; u < mask->uses.n; u++)
+        if (mask->uses.at[u].node->op == OP_NONZERO)
+            return mask->uses.at[u].node;
+    return NULL;
+}
+
+/* The rows behind updates that were made flat, as many as the list is long; cutting and spreading
+ * to that very number in between does nothing. */
+static Value *flat_rows(Value *u, int64_t count, const Value *x, int lead) {
+    for (int depth = 0; depth < 6; depth++) {
+        bool fits = u->rank == x->rank - lead + 1 && u->dims[0] == count;
+        for (int k = 1; fits && k < u->rank; k++)
+            fits = u->dims[k] == x->dims[lead + k - 1];
+        if (fits)
+            return u;
+        if (u->def->op != OP_RESHAPE && u->def->op != OP_SLICE && u->def->op != OP_EXPAND)
+            return NULL;
+        u = u->def->in[0];
+    }
+    return NULL;
+}
+
+bool canon_masked_rows(Canon *c, Node *n) {
+    Value *x = n->op == OP_SCATTER_ND ? n->in[0] : NULL;
+    Node *list = x && value_known(x) ? row_list(n->in[1], x) : NULL;
+    if (!list)
+        return false;
+    int lead = list->in[0]->rank;
+    Value *places = list->out[0], *rows = flat_rows(n->in[2], places->dims[1], x, lead);
+    if (!rows || n->in[2]->rank != 1)
+        return false;
+    Builder b = builder_before(n);
+    int64_t perm[] = {1, 0};
+    Value *in[] = {x, op_transpose(&b, places, perm), rows};
+    Node *w = op_node(&b, OP_SCATTER_ND, in, 3, n->attrs, n->nattr);
+    return canon_replace(c, n->out[0], w->out[0]);
 }

@@ -91,8 +91,8 @@ const RTensor *probe_value(Probe *p, Value *v);
 /* Elements of v alone, and of what they need, in memory of p. NULL as probe_value. */
 const Cell *probe_part(Probe *p, Value *v, const Part *x);
 Part part_new(Probe *p, int64_t n);
-/* Tokens to look at, marked in an array of T: all, or about `few`, the last and others at random, and,
- * if `cover`, the first ones, which under ROUTE_SPREAD reach every expert. */
+/* Tokens to look at, marked in an array of T: all, or about `few`, the last and others at random,
+ * and, if `cover`, the first ones, which under ROUTE_SPREAD reach every expert. */
 const char *probe_sample(Probe *p, int64_t few, bool cover);
 void probe_free(Probe *p);
 
@@ -231,10 +231,10 @@ bool raise_partial(const Region *r, const Root *root);
 /* True if `part` is one of the first `depth` sums down from `sum`. */
 bool raise_sum_contains(const Node *sum, const Node *part, int depth);
 
-/* Products that sum rows by weights of the selection, as products and written out
+/* Products that hide experts or their sums, as they are and written out
  * (raise_product_sum.c); what no layer came of is restored. */
 typedef struct WrittenProduct {
-    Node *product, *sum;
+    Value *was, *now;
 } WrittenProduct;
 typedef VEC(WrittenProduct) WrittenOut;
 void products_write_out(Graph *g, const Selection *s, WrittenOut *out);

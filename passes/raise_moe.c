@@ -65,8 +65,11 @@ static int64_t raised_cost(const Region *r, int first_node, int *products) {
     return cost;
 }
 
-/* An expert is a layer of its own: a table of rows, or one product, is something else. */
-static bool is_layer(Region *r, const Node *at, int products) {
+/* An expert is a layer of its own: a table of rows, or one product, is something else; unless
+ * (more) it is another part of experts that were found. */
+static bool is_layer(Region *r, const Node *at, int products, bool more) {
+    if (more && !products)
+        return true;
     if (!products)
         raise_fail(r, at,
                    "rows are chosen from a table here, but no expert has a matrix of its own");
@@ -118,7 +121,8 @@ typedef struct ProbePlan {
 } ProbePlan;
 
 /* True if region and replacement agree everywhere; *worst is the largest difference seen. */
-static bool probes_agree(Region *r, const Root *root, Value *now, int first_node, double *worst) {
+static bool probes_agree(Region *r, const Root *root, Value *now, int first_node, bool more,
+                         double *worst) {
     const Selection *s = r->s;
     ProbePlan plan[] = {{ROUTE_SPREAD, 0, RAISE_SEED, 1},
                         {ROUTE_ONE, s->E - 1, 1000, 8},
@@ -131,7 +135,7 @@ static bool probes_agree(Region *r, const Root *root, Value *now, int first_node
     if (dense) /* the region computes every expert for every token */
         cost *= s->E > s->K ? s->E / s->K : 1;
     *worst = 0;
-    if (!is_layer(r, root->node, products))
+    if (!is_layer(r, root->node, products, more))
         return false;
     int64_t few = budget / (2 * COUNT_OF(plan) * cost);
     few = few < PROBE_FEW ? PROBE_FEW : few;
@@ -247,7 +251,7 @@ static bool try_root(Try *a, const Root *root, const SlotRoot *places, bool seco
             raise_schema(&r, y->def->op == OP_RESHAPE ? y->def->in[0]->def->in[0] : y->def->in[0]);
         if (base)
             y = op_binary(&r.b, OP_ADD, base, y);
-        ok = probes_agree(&r, root, y, first_node, &worst);
+        ok = probes_agree(&r, root, y, first_node, a->dispatch != NULL, &worst);
         if (ok) {
             accept(&r, root, y, worst, form_name(&r, root), schema);
             a->dispatch = r.dispatch;

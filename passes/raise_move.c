@@ -402,6 +402,44 @@ static MoveResult move_gather_nd(Region *r, const View *w, View *o) {
     return MOVE_DONE;
 }
 
+/* gather_elements along a row axis with an index that is the same for all features: rows are taken.
+ */
+static MoveResult move_gather_elements(Region *r, const View *w, View *o) {
+    const Node *n = w->v[0]->def;
+    int rank = w->v[0]->rank, axis = gather_axis(n);
+    const RTensor *idx = w->n == 1 && (w->rows >> axis & 1) ? index_of(r, n, 1) : NULL;
+    int64_t dims[MAX_RANK], at[MAX_RANK];
+    if (!idx || !view_dims(w, 0, dims) || !value_known(n->in[0]))
+        return MOVE_FAIL;
+    for (int k = 0; k < rank; k++)
+        if (k != axis && n->in[0]->dims[k] != dims[k])
+            return MOVE_FAIL;
+    *o = operand_view(r, w, 0);
+    o->rows = w->rows;
+    RowAxes a = row_axes(w->v[0], w->rows, dims), b = row_axes(o->v[0], o->rows, n->in[0]->dims);
+    o->map[0] = map_new(r, rows_count(&b));
+    int64_t *row = ARENA_ARRAY(&r->arena, int64_t, w->map[0]->n + 1);
+    for (int64_t p = 0; p < w->map[0]->n; p++)
+        row[p] = INT64_MIN;
+    for (int64_t i = 0; i < idx->count; i++) {
+        int64_t rest = i, p, v = idx->i[i] < 0 ? idx->i[i] + n->in[0]->dims[axis] : idx->i[i];
+        for (int k = rank - 1; k >= 0; k--) {
+            at[k] = rest % dims[k];
+            rest /= dims[k];
+        }
+        p = position(&a, at);
+        if ((row[p] != INT64_MIN && row[p] != v) || v < 0 || v >= n->in[0]->dims[axis])
+            return MOVE_FAIL;
+        row[p] = v;
+    }
+    for (int64_t p = 0; p < w->map[0]->n; p++) {
+        coordinates(&a, p, at);
+        at[axis] = row[p];
+        entry_merge(&o->map[0]->at[position(&b, at)], w->map[0]->at[p]);
+    }
+    return MOVE_DONE;
+}
+
 /* scatter_nd of every row to a place of its own: a permutation. */
 static MoveResult move_scatter_nd(Region *r, const View *w, View *o) {
     const Node *n = w->v[0]->def;
@@ -483,7 +521,7 @@ static MoveResult move_concat(Region *r, const View *w, View *o) {
     }
     if (begin[E] != dims[axis])
         return MOVE_FAIL;
-    r->sorted = true;
+    *(known ? &r->joined : &r->sorted) = true;
     if (r->slots)
         r->merged = raise_merged(r, n->in[0], n->in[1]);
     *o = (View){.n = E, .rows = w->rows};
@@ -537,6 +575,8 @@ MoveResult view_move(Region *r, const View *w, View *o) {
         return move_gather(r, w, o);
     case OP_GATHER_ND:
         return move_gather_nd(r, w, o);
+    case OP_GATHER_ELEMENTS:
+        return move_gather_elements(r, w, o);
     case OP_SCATTER_ND: {
         MoveResult m = move_scatter_nd(r, w, o);
         return m == MOVE_DONE ? m : move_places(r, w, o);

@@ -112,12 +112,32 @@ static bool any_in(const Node *n, const bool *fact) {
     return false;
 }
 
+/* Outputs of E branches side by side, none of which the router saw. */
+static bool joins_branches(const Value *v, const Facts *f, int E, int depth) {
+    const Node *n = v->def;
+    if (n->op == OP_CONCAT)
+        return n->nin == E && f->activation[v->id] && !f->before[v->id] && !f->scored[v->id] &&
+               !f->chosen[v->id] && dtype_is_float(v->dtype);
+    bool passes = n->op == OP_RESHAPE || n->op == OP_TRANSPOSE || n->op == OP_CAST;
+    return passes && depth > 0 && joins_branches(n->in[0], f, E, depth - 1);
+}
+
 /* A product with a stack of E matrices, or of chosen rows with a weight, is work of one expert; so
- * is picking the chosen experts' entries from a weight. */
+ * is picking the chosen experts' entries from a weight, or their outputs from those of all. */
 static bool starts_hot(const Node *n, const Facts *f, int E) {
+    bool takes = n->op == OP_GATHER || n->op == OP_GATHER_ND || n->op == OP_GATHER_ELEMENTS;
+    if (takes && f->chosen[n->in[1]->id] && joins_branches(n->in[0], f, E, 6))
+        return true;
     if (n->op == OP_GATHER || n->op == OP_GATHER_ND)
         return f->weight[n->in[0]->id] && f->chosen[n->in[1]->id] && n->in[0]->rank >= 2 &&
                n->in[0]->dims[0] == E;
+    for (int i = 0; i < 2 && n->op == OP_MUL; i++) { /* gates times a table of one row per expert */
+        const Value *w = n->in[i];
+        if (f->weight[w->id] && w->rank >= 2 && w->dims[w->rank - 2] == E &&
+            value_count(w) == E * w->dims[w->rank - 1] && w->dims[w->rank - 1] > 1 &&
+            (f->chosen[n->in[1 - i]->id] || f->scored[n->in[1 - i]->id]))
+            return true;
+    }
     if (n->op != OP_MATMUL || f->before[n->out[0]->id])
         return false;
     for (int i = 0; i < 2; i++) {

@@ -16,8 +16,8 @@
 static const Value *without_reshapes(const Value *v) {
     for (;;) {
         const Value *x = v->def->nin ? v->def->in[0] : NULL;
-        bool turned = v->def->op == OP_TRANSPOSE && x->rank == 2 &&
-                      (x->dims[0] == 1 || x->dims[1] == 1);
+        bool turned =
+            v->def->op == OP_TRANSPOSE && x->rank == 2 && (x->dims[0] == 1 || x->dims[1] == 1);
         if (v->def->op != OP_RESHAPE && !turned)
             return v;
         v = x;
@@ -33,9 +33,9 @@ static bool gathers_back(const Value *v, const Node *scatter) {
            without_reshapes(g->in[1]) == without_reshapes(scatter->in[1]);
 }
 
-/* What a scatter adds to its base: its updates, or, where rows that were read from the base are written
- * back with something added ("y[rows] += v"), that. NULL if it adds nothing. That no row comes twice is
- * seen later. */
+/* What a scatter adds to its base: its updates, or, where rows that were read from the base are
+ * written back with something added ("y[rows] += v"), that. NULL if it adds nothing. That no row
+ * comes twice is seen later. */
 static Value *scatter_adds(const Node *n) {
     bool nd = n->op == OP_SCATTER_ND;
     if ((!nd && n->op != OP_SCATTER_ELEMENTS) || !dtype_is_float(n->out[0]->dtype))
@@ -88,8 +88,8 @@ static bool adds_bias(const Region *r, const Node *n) {
     return false;
 }
 
-/* The tokens of a reduction: row axes are the leading ones up to T besides the reduced one, which may be
- * anywhere. False if it is no sum over slots or experts. */
+/* The tokens of a reduction: row axes are the leading ones up to T besides the reduced one, which
+ * may be anywhere. False if it is no sum over slots or experts. */
 static bool reduction_rows(const Region *r, const Node *n, unsigned *rows, int *axis) {
     const Selection *s = r->s;
     const Value *x = n->in[0];
