@@ -1,0 +1,39 @@
+/* The project's own cases for a GPU: whole training steps, every call on the PTX emulator against
+ * the same programs on the CPU; lint and ptxas for every GPU that there is a target for. */
+#include "nvptx_case.h"
+
+static const char *const names[] = {
+    "deepseekv3-legacy-loop", "gptoss-dynamo-batched",  "gptoss-hf-grouped", "olmoe-dynamo-dense",
+    "olmoe-dynamo-stacked",   "qwen2moe-dynamo-static", "qwen3moe-hf-moeop"};
+
+static void test_gradients(void **state) {
+    (void)state;
+    for (int i = 0; i < COUNT_OF(names); i++) {
+        GpuCase c;
+        gpu_case_load(&c, SOURCE_DIR "/tests/cases", names[i],
+                      (TrainWants){.train = true, .grads = true, .detail = true});
+        double worst = gpu_case_twin(&c, true, 1e-5);
+        printf("%s: %d calls, worst difference %.2g\n", names[i], c.calls, worst);
+        gpu_case_free(&c);
+    }
+}
+
+static void test_update_unfused(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        GpuCase c;
+        gpu_case_load(&c, SOURCE_DIR "/tests/cases", names[3 * i],
+                      (TrainWants){.train = true, .metrics = true, .update = true});
+        double worst = gpu_case_twin(&c, i == 0, 1e-5);
+        printf("%s: %d calls, worst difference %.2g\n", names[3 * i], c.calls, worst);
+        gpu_case_free(&c);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_update_unfused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
