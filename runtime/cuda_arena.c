@@ -98,8 +98,6 @@ void cuda_block_changed(CudaBlock *b) {
 StgcStatus cuda_block_to_device(CudaArena *a, CudaBlock *b) {
     CuAddress to = a->base + (CuAddress)b->offset;
     StgcStatus status = STGC_OK;
-    if (b->exposed) /* its address is known: who can tell whether it was written */
-        cuda_block_changed(b);
     if (b->device)
         return STGC_OK;
     if (b->host)

@@ -41,6 +41,7 @@ StgcStatus cublas_start(CudaDevice *d) {
 }
 
 void cublas_stop(CudaDevice *d) {
+    d->cu.cuStreamSynchronize(d->stream); /* nothing uses the work space any more */
     if (d->cublas)
         d->blas.cublasDestroy_v2(d->cublas);
     cuda_free(d, d->workspace);

@@ -14,14 +14,19 @@ enum { OLDEST_DRIVER = 12000 };
 
 /* ---- errors ---- */
 
-/* The context can do nothing any more after these, and neither can a new one of this process. */
-static bool destroys(CuResult r) {
+/* What a kernel did; calls that come later are told of it, whichever they are. */
+static bool is_kernels(CuResult r) {
     return r == CU_ILLEGAL_ADDRESS || r == CU_LAUNCH_TIMEOUT || r == CU_ASSERT ||
-           (r >= CU_HARDWARE_STACK_ERROR && r <= CU_LAUNCH_FAILED) || r == CU_ECC_UNCORRECTABLE ||
-           r == CU_UNKNOWN;
+           (r >= CU_HARDWARE_STACK_ERROR && r <= CU_LAUNCH_FAILED);
 }
 
-static void say(CudaDevice *d, const char *format, va_list args) {
+/* The context can do nothing any more after these. */
+static bool destroys(CuResult r) {
+    return is_kernels(r) || r == CU_ECC_UNCORRECTABLE || r == CU_UNKNOWN;
+}
+
+__attribute__((format(printf, 2, 0))) static void say(CudaDevice *d, const char *format,
+                                                      va_list args) {
     int n = *d->name
                 ? snprintf(d->error, sizeof d->error, "GPU %d (%s): error: ", d->ordinal, d->name)
                 : snprintf(d->error, sizeof d->error, "GPU %d: error: ", d->ordinal);
@@ -34,7 +39,7 @@ StgcStatus cuda_fail(CudaDevice *d, CuResult r, const char *format, ...) {
     if (d->lost)
         return STGC_ERR_IO; /* the first text says what happened */
     va_start(args, format);
-    say(d, format, args);
+    say(d, is_kernels(r) ? "a kernel of the step failed" : format, args);
     va_end(args);
     d->lost = destroys(r);
     size_t n = strlen(d->error);
@@ -248,9 +253,9 @@ static StgcStatus ask_device(CudaDevice *d) {
 /* What lives in the context. */
 static StgcStatus make_stream(CudaDevice *d) {
     void *pinned = NULL;
-    CuResult r = d->cu.cuStreamCreate(&d->stream, CU_STREAM_NON_BLOCKING);
+    CuResult r = d->cu.cuStreamCreate(&d->stream, CU_NON_BLOCKING);
     for (int i = 0; i < 2 && r == CU_OK; i++)
-        r = d->cu.cuEventCreate(&d->staged[i], CU_EVENT_DISABLE_TIMING);
+        r = d->cu.cuEventCreate(&d->staged[i], CU_NO_TIMING);
     if (r == CU_OK)
         r = d->cu.cuMemHostAlloc(&pinned, (size_t)2 * HALF + FAULT_LINE, 0);
     d->staging = r == CU_OK ? pinned : NULL;

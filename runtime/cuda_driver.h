@@ -54,12 +54,11 @@ enum {
     CU_ATTRIBUTE_CAPABILITY_MAJOR = 75,
     CU_ATTRIBUTE_CAPABILITY_MINOR = 76,
     CU_ATTRIBUTE_SHARED_OPTIN = 97, /* bytes of shared memory a CTA may ask for */
-    CU_FUNCTION_SHARED_STATIC = 1,
     CU_FUNCTION_MAX_DYNAMIC_SHARED = 8,
     CU_JIT_ERROR_LOG = 5, /* a buffer, then its bytes */
     CU_JIT_ERROR_LOG_BYTES = 6,
-    CU_STREAM_NON_BLOCKING = 1,
-    CU_EVENT_DISABLE_TIMING = 2,
+    CU_NON_BLOCKING = 1,
+    CU_NO_TIMING = 2,
     CU_CAPTURE_THREAD_LOCAL = 1,
 };
 
@@ -97,7 +96,6 @@ enum {
                            unsigned *options, void **values))                                       \
     S(cuModuleUnload, (CuModule module))                                                            \
     S(cuModuleGetFunction, (CuFunction *function, CuModule module, const char *name))               \
-    S(cuFuncGetAttribute, (int *value, unsigned attribute, CuFunction function))                    \
     S(cuFuncSetAttribute, (CuFunction function, unsigned attribute, int value))                     \
     S(cuLaunchKernel, (CuFunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,      \
                        unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,       \

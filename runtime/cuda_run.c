@@ -214,7 +214,7 @@ int64_t cuda_run_bytes(const CudaDevice *d, const StgcStep *step) {
 
 static StgcStatus place_constants(CudaRun *r) {
     const StgcCudaStep *s = r->step->cuda;
-    StgcStatus status = cuda_alloc(r->d, own_bytes(s), "the step's constants", &r->constants);
+    StgcStatus status = cuda_alloc(r->d, own_bytes(s), "the table of constants", &r->constants);
     r->fault = r->constants + (CuAddress)round_up(s->constant_bytes);
     return status == STGC_OK ? cuda_upload(r->d, r->constants, s->constants, s->constant_bytes)
                              : status;

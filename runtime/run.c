@@ -441,6 +441,9 @@ void stgc_run_claim(StgcRun *r) {
 static StgcStatus push_values(StgcRun *r) {
     CudaArena *a = r->arena->cuda;
     StgcStatus status = STGC_OK;
+    for (int32_t i = 0; i < a->nblocks; i++)
+        if (a->blocks[i]->exposed) /* who can tell whether it was written */
+            cuda_block_changed(a->blocks[i]);
     for (uint32_t i = 0; i < r->step->nslots && status == STGC_OK; i++)
         if (!r->blocks[i]->owner)
             status = cuda_block_to_device(a, r->blocks[i]);

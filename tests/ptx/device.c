@@ -67,6 +67,9 @@ void ptx_device_free(PtxDevice *d) {
             release(&d->allocs[n]);
         }
     }
+    free(d->shared.host);
+    free(d->shared.init);
+    free(d->shared.cells);
     free(d->allocs);
     free(d->bytes);
     free(d);
