@@ -131,6 +131,7 @@ static CanonRule *const rules[] = {
     canon_gather,
     canon_gather_nd,
     canon_gather_elements,
+    canon_topk,
     canon_live_norm,
     canon_masked_scatter,
     canon_masked_rows,

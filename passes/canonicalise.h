@@ -55,7 +55,7 @@ CanonRule canon_fold_const, canon_fold_shape, canon_shape_operand;
 CanonRule canon_reshape, canon_transpose, canon_expand, canon_slice, canon_concat, canon_cast;
 CanonRule canon_neutral, canon_pow, canon_nan_guard;
 CanonRule canon_live_norm, canon_masked_scatter, canon_masked_rows;
-CanonRule canon_gather, canon_gather_nd, canon_gather_elements;
+CanonRule canon_gather, canon_gather_nd, canon_gather_elements, canon_topk;
 /* Notes on router parameters that folding took out of the model. */
 void canon_report_folded(const Graph *g, Diag *d);
 /* One sweep: equal constants, views and index arithmetic become one node. Float arithmetic is left

@@ -73,6 +73,41 @@ bool canon_gather_elements(Canon *c, Node *n) {
     return same_dims(g, n->out[0]) && canon_replace(c, n->out[0], g);
 }
 
+/* The part of a slice that starts at 0 along topk's axis: its length, or -1. */
+static int64_t first_entries(const Node *n, int axis) {
+    const int64_t *axes, *starts, *ends, *steps;
+    int count = node_ints(n, AT_AXES, &axes), nt = node_ints(n, AT_STEPS, &steps);
+    if (n->op != OP_SLICE || n->nin != 1 || count != 1 || axes[0] != axis ||
+        node_ints(n, AT_STARTS, &starts) != 1 || node_ints(n, AT_ENDS, &ends) != 1 || starts[0] ||
+        (nt && steps[0] != 1))
+        return -1;
+    return n->out[0]->dims[axis];
+}
+
+/* The first k of all sorted entries -> topk of k. */
+bool canon_topk(Canon *c, Node *n) {
+    if (n->op != OP_TOPK)
+        return false;
+    int axis = (int)node_int(n, AT_AXIS, -1);
+    axis += axis < 0 ? n->in[0]->rank : 0;
+    int64_t k = -1, all = node_int(n, AT_K, 0);
+    for (int i = 0; i < n->nout; i++)
+        for (int u = 0; u < n->out[i]->uses.n; u++) {
+            int64_t first = first_entries(n->out[i]->uses.at[u].node, axis);
+            if (first < 1 || first >= all || (k >= 0 && first != k))
+                return false;
+            k = first;
+        }
+    if (k < 0 || value_is_output(n->out[0]) || value_is_output(n->out[1]))
+        return false;
+    node_set_int(n, AT_K, k);
+    canon_touch(c, n, true);
+    for (int i = 0; i < n->nout; i++)
+        for (int u = 0; u < n->out[i]->uses.n; u++)
+            canon_touch(c, n->out[i]->uses.at[u].node, false);
+    return true;
+}
+
 /* ---- sharing ---- */
 
 static bool sharable(const Node *n) {

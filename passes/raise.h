@@ -140,7 +140,7 @@ typedef struct Region {
     bool frozen;      /* sizes that routing decides are constants of the exporter's example */
     bool slots;       /* rows are places in the experts' queues (C) */
     bool lanes;       /* branches walked in lockstep are the K choices of a token, not experts */
-    Value *sel;       /* SELECT_SLOTS: what the dispatch reads */
+    Value *sel;       /* what the dispatch reads, where that is not the selection's value */
     /* first failure */
     char *why;
     const Node *where;
@@ -242,6 +242,23 @@ void products_restore(WrittenOut *w);
 
 /* Two experts compute the same with the same parameters: the exporter merged them. */
 bool raise_merged(const Region *r, const Value *a, const Value *b);
+
+/* ---- who is served (raise_gates.c) ---- */
+/* [T,1] integers, not zero for the tokens with a gate; for the tokens of a list, which are `serves`
+ * under the region's routing (NULL if that cannot be had without the list). */
+Value *served_by_gate(Region *r, Value *gate);
+Value *served_by_list(Region *r, Value *index, const char *serves);
+/* The dispatch reads these columns, one for each expert, from here on. False if one is missing. */
+bool served_select(Region *r, Value **column);
+/* The same of the weights within w, which is summed over experts or slots; false if there are none.
+ */
+bool served_in_sum(Region *r, const View *w);
+/* Which expert each of n branches is: the one for which most tokens come when its logits are made
+ * large. */
+bool name_by_favour(Region *r, int n, bool (*serves)(Region *, Probe *, void *, int, char *),
+                    void *of, int *expert);
+/* The expert whose mask idx[t,k] == e is among what `from` was made of; -1: none. */
+int name_by_mask(Region *r, Value *from);
 
 /* ---- capacity (raise_slots.c) ---- */
 typedef struct SlotRoot {

@@ -209,7 +209,7 @@ static void accept(Region *r, const Root *root, Value *now, double worst, const 
 static const char *form_name(const Region *r, const Root *root) {
     if (r->slots)
         return "C";
-    if (r->s->kind == SELECT_ALL)
+    if (r->s->kind == SELECT_ALL && !r->sel)
         return "B";
     if (r->data_expert)
         return "A-hit";
@@ -488,7 +488,7 @@ static void try_all(Compile *c, const TriedList *tried) {
         Finding why = {0};
         if (s->node->prev || c->g->first == s->node)
             if (!has_choice(tried, s) && !try_selection(c, s, layers_before(s->node), &why) &&
-                is_per_sample(c->g, s)) {
+                s->node->op == OP_SOFTMAX && is_per_sample(c->g, s)) {
                 Finding f = {.why = (char *)say_per_sample(c->g, s), .where = s->node};
                 report(c, &f);
             }

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "passes/canonicalise.h"
 #include "passes/raise.h"
 
 /* ---- candidates ---- */
@@ -338,11 +339,29 @@ static bool is_linear(const Value *v) {
     return false;
 }
 
+/* silu: a sigmoid that gates its own operand is an activation. */
+static bool gates_itself(const Node *sigmoid) {
+    const Value *y = sigmoid->out[0];
+    for (int u = 0; u < y->uses.n; u++) {
+        const Node *n = y->uses.at[u].node;
+        if (n->op == OP_MUL && (n->in[0] == sigmoid->in[0] || n->in[1] == sigmoid->in[0]))
+            return true;
+    }
+    return false;
+}
+
+static bool is_relu(const Node *n) {
+    double zero;
+    return n->op == OP_MAX && canon_scalar(n->in[1], &zero) && zero == 0;
+}
+
 void selections_find_all(Graph *g, Selections *out) {
     FOR_NODES(n, g) {
         const Value *y = n->out[0];
-        if (n->op != OP_SOFTMAX || !over_last_axis(n) || !value_known(y) || y->rank < 2 ||
-            last_dim(y) < 2 || last_dim(y) > 1024 || !is_linear(n->in[0]))
+        bool soft = n->op == OP_SOFTMAX && over_last_axis(n);
+        bool each = (n->op == OP_SIGMOID && !gates_itself(n)) || is_relu(n);
+        if ((!soft && !each) || !value_known(y) || y->rank < 2 || last_dim(y) < 2 ||
+            last_dim(y) > (soft ? 1024 : 256) || !is_linear(n->in[0]))
             continue;
         int E = (int)last_dim(y);
         Selection s = {.kind = SELECT_ALL,

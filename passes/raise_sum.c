@@ -245,7 +245,8 @@ static Value *raise_reduction(Region *r, Node *n, bool second) {
     Value *x = n->in[0];
     bool slots = r->s->K == r->s->E ? second : x->dims[axis] == r->s->K;
     View w = view_single(r, x, rows, reduction_map(r, x, rows, axis, slots));
-    if (r->s->kind == SELECT_ALL && !all_work(r, x, rows, axis))
+    bool weighted = served_in_sum(r, &w);
+    if (r->s->kind == SELECT_ALL && !weighted && !all_work(r, x, rows, axis))
         return raise_fail(r, n, "some experts do nothing for some tokens here");
     if (r->s->kind != SELECT_ALL && !r->facts->hot[x->id] && !joins_experts(r, x, 4))
         return raise_fail(r, n, "what is summed here is not work that differs with the expert");
@@ -387,11 +388,9 @@ static bool leaf_serves(Region *r, Probe *p, const Leaf *l, Value *gate, char *s
 }
 
 /* Which expert each leaf is: the one whose tokens it serves, under as many routings as it takes to
- * tell. */
-static bool name_experts(Region *r, const Leaves *l, int *expert) {
+ * tell; or some of whose tokens, where the others were dropped. */
+static bool name_by_tokens(Region *r, const Leaves *l, bool some, int *expert) {
     const Selection *s = r->s;
-    if (s->kind == SELECT_ALL)
-        return name_by_scores(r, l, expert);
     char *serves = ARENA_ARRAY(&r->arena, char, s->T + 1);
     char *maybe = ARENA_ARRAY(&r->arena, char, s->E * s->E);
     memset(maybe, 1, (size_t)(s->E * s->E));
@@ -405,8 +404,10 @@ static bool name_experts(Region *r, const Leaves *l, int *expert) {
             ok = leaf_serves(r, p, &l->at.at[i], gate, serves);
             for (int e = 0; e < s->E && ok; e++) {
                 char *m = &maybe[i * s->E + e];
-                for (int64_t t = 0; t < s->T && *m; t++)
-                    *m = (p->route.slot[t * s->E + e] >= 0) == serves[t];
+                for (int64_t t = 0; t < s->T && *m; t++) {
+                    bool chose = p->route.slot[t * s->E + e] >= 0;
+                    *m = chose == serves[t] || (some && chose);
+                }
                 left += *m;
                 if (*m)
                     expert[i] = e;
@@ -423,9 +424,56 @@ static bool name_experts(Region *r, const Leaves *l, int *expert) {
         if (settled)
             return true;
     }
-    raise_fail(r, l->at.at[0].v->def,
-               "too few tokens (%lld) to tell %d experts apart; bind a larger batch",
-               (long long)s->T, s->E);
+    for (int i = 0; i < s->E; i++) { /* all experts may serve all tokens: by the masks of pairs */
+        const Leaf *leaf = &l->at.at[i];
+        Value *from = leaf->index ? leaf->index : find_gate(r, leaf->v, 0);
+        if ((expert[i] = from ? name_by_mask(r, from) : -1) < 0)
+            return raise_fail(r, leaf->v->def,
+                              "too few tokens (%lld) to tell %d experts apart; bind a larger batch",
+                              (long long)s->T, s->E);
+    }
+    return true;
+}
+
+/* Columns of who is served by each expert, for the dispatch. */
+static bool select_served(Region *r, const Leaves *l, const int *expert) {
+    Value **column = ARENA_ARRAY(&r->arena, Value *, r->s->E);
+    char *serves = ARENA_ARRAY(&r->arena, char, r->s->T + 1);
+    if (r->dispatch)
+        return true;
+    for (int i = 0; i < r->s->E; i++) {
+        const Leaf *leaf = &l->at.at[i];
+        Value *gate = leaf->index ? NULL : find_gate(r, leaf->v, 0);
+        if (!leaf_serves(r, r->probe, leaf, gate, serves))
+            return false;
+        column[expert[i]] = gate ? served_by_gate(r, gate) : served_by_list(r, leaf->index, serves);
+    }
+    return served_select(r, column);
+}
+
+static bool serves_of(Region *r, Probe *p, void *leaves, int i, char *serves) {
+    const Leaf *leaf = &((Leaves *)leaves)->at.at[i];
+    return leaf_serves(r, p, leaf, leaf->index ? NULL : find_gate(r, leaf->v, 0), serves);
+}
+
+static void forget(Region *r) {
+    r->why = NULL;
+    r->where = NULL;
+}
+
+static bool name_experts(Region *r, Leaves *l, int *expert) {
+    bool all = r->s->kind == SELECT_ALL;
+    if (all ? name_by_scores(r, l, expert) : name_by_tokens(r, l, false, expert))
+        return true;
+    char *why = r->why;
+    const Node *where = r->where;
+    forget(r);
+    bool named =
+        all ? name_by_favour(r, r->s->E, serves_of, l, expert) : name_by_tokens(r, l, true, expert);
+    if (named && select_served(r, l, expert))
+        return true;
+    r->why = why;
+    r->where = where;
     return false;
 }
 

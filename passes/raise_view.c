@@ -297,7 +297,7 @@ bool raise_dispatch(Region *r) {
     const Selection *s = r->s;
     int64_t tk[] = {s->T, s->K}, te[] = {s->T, s->E};
     const char *score = NULL;
-    Value *idx = s->kind == SELECT_SLOTS ? r->sel
+    Value *idx = r->sel ? r->sel
                  : s->kind == SELECT_ALL
                      ? everyone(r)
                      : op_reshape(&r->b, op_cast(&r->b, s->value, DT_I64), 2, tk);

@@ -495,7 +495,8 @@ static Rows rows_gates(Region *r, const View *w) {
     for (int i = 0; i < w->n; i++) {
         View one = {.n = 1, .v = &w->v[i], .rows = w->rows, .map = &w->map[i]};
         if (!fact(r, r->facts->chosen, w->v[i]) || fact(r, r->facts->hot, w->v[i]) ||
-            view_leaf(r, &one, perm) != LEAF_TOKEN || !dtype_is_float(w->v[i]->dtype))
+            !value_known(w->v[i]) || view_leaf(r, &one, perm) != LEAF_TOKEN ||
+            !dtype_is_float(w->v[i]->dtype))
             return failed;
     }
     Value **columns = ARENA_ARRAY(&r->arena, Value *, w->n);
@@ -632,7 +633,8 @@ Rows raise_rows(Region *r, const View *w) {
         return *known;
     Rows out = failed;
     if (w->n == 1 && !fact(r, r->facts->hot, w->v[0])) {
-        LeafKind kind = view_leaf(r, w, perm);
+        /* A list may happen to hold all tokens. */
+        LeafKind kind = value_known(w->v[0]) ? view_leaf(r, w, perm) : LEAF_NONE;
         if (kind == LEAF_DENSE && joins_work(r, w->v[0], 4))
             kind = LEAF_NONE;
         View o;
