@@ -36,6 +36,8 @@ typedef struct Gpu {
     uint64_t instructions;
 } Gpu;
 
+static uint64_t gpu_seed; /* order of threads; 0: ascending */
+
 static inline void gpu_check(const Gpu *g, bool ok, const char *what) {
     if (!ok)
         fail_msg("%s: %s", what, ptx_error(g->dev));
@@ -48,6 +50,7 @@ static inline void gpu_clear_fault(Gpu *g) {
 
 static inline Gpu gpu_new(const StgcCudaStep *s, int64_t arena_bytes) {
     PtxOptions o = ptx_options(s->target);
+    o.seed = gpu_seed;
     Gpu g = {.step = s, .dev = ptx_device_new(&o)};
     assert_non_null(g.dev);
     g.module = ptx_load(g.dev, s->ptx, (size_t)s->ptx_bytes);
