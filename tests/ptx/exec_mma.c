@@ -139,8 +139,9 @@ bool ptx_exec_ldmatrix(PtxWarp *w, const PtxInstr *i, uint32_t mask) {
             uint64_t offset;
             int l = 8 * j + r;
             PtxAlloc *a = ptx_resolve(w, i, l, W_SHARED, at[l], 16, &offset);
-            if (!a || !ptx_checked_read(w, i, l, a, offset, 16, rows[j][r])) {
-                return false;
+            if (!a || !ptx_checked_read(w, i, l, a, offset, 16, rows[j][r]) ||
+                (w->run->races && !ptx_shadow(w, i, l ^ 1, a, offset, 16, A_READ))) {
+                return false; /* every lane gets some of the row, not only the one that names it */
             }
         }
     }

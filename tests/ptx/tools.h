@@ -21,7 +21,8 @@ int ptx_forms_print(FILE *to, const uint8_t *by_vector, const uint8_t *by_kernel
 typedef struct PtxMutant {
     char *text; /* the whole text, zero-terminated; freed with ptx_mutant_free */
     size_t bytes;
-    int line;       /* of the change */
+    int line; /* of the change */
+    char kernel[128];
     char what[200]; /* "line 12: add.s32 %r1, %r2, 4 -> add.s32 %r1, %r2, 5" */
 } PtxMutant;
 /* The number of mutants of a text; changes that trivially change nothing are not among them. */
