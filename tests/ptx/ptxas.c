@@ -80,8 +80,8 @@ static bool write_text(const char *path, const char *text, size_t bytes) {
     return f && !fclose(f) && ok;
 }
 
-int ptxas_check(const char *text, size_t bytes, int arch, const char *cubin, PtxasKernel *out, int n,
-                char *log, size_t log_bytes) {
+int ptxas_check(const char *text, size_t bytes, int arch, const char *cubin, PtxasKernel *out,
+                int n, char *log, size_t log_bytes) {
     char path[512], dir[] = "/tmp/ptxas-XXXXXX", ptx[64], object[64], command[1500];
     log[0] = 0;
     if (!ptxas_find(path) || !mkdtemp(dir)) {

@@ -43,4 +43,8 @@ bool ptxas_find(char path[512]);
 int ptxas_check(const char *text, size_t bytes, int arch, const char *cubin, PtxasKernel *out,
                 int n, char *log, size_t log_bytes);
 
+/* cubin.c: whether an object of ptxas has the parameters and static shared memory of every kernel of
+ * the text, as ptx_kernel_info gives them. False: `what` differs. */
+bool cubin_check(const char *path, const char *text, size_t bytes, char *what, size_t n);
+
 #endif
