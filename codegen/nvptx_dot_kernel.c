@@ -263,6 +263,7 @@ void dot_gram_kernel(LlvmIr *x, const DotForm *f, const char *name, StgcCudaKern
     if (f->x.wide != f->d.wide || !f->x.along_k || !f->d.along_k)
         bug("x and d are copied alike");
     k.fn = nvptx_kernel_function(x, name, types, 8, t->threads);
+    nvptx_min_ctas(x, k.fn, 1);
     const int64_t cells = cells_end(col_cells(t), t->tn);
     gemm_code_begin(&k.g, x, t, side, shared_of(x, t, side, cells, name, &out->shared_static));
     gemm_accumulator_vars(&k.g, xx);
@@ -371,6 +372,7 @@ void dot_factored_kernel(LlvmIr *x, const DotForm *f, const char *name, StgcCuda
         types[i] = i <= F_PART ? nvptx_global_ptr(x) : x->i64;
     *out = (StgcCudaKernel){.name = name, .threads = (uint32_t)t->threads, .nparams = F_COUNT};
     k.fn = nvptx_kernel_function(x, name, types, F_COUNT, t->threads);
+    nvptx_min_ctas(x, k.fn, 1);
     const int64_t cells = cells_end(row_cells(t), t->tm);
     gemm_code_begin(&k.g, x, t, side, shared_of(x, t, side, cells, name, &out->shared_static));
     gemm_accumulator_vars(&k.g, acc);

@@ -485,6 +485,7 @@ static int make_parameters(Kernel *k, const char *name) {
     for (int i = 0; f->program && i < buffers + 1; i++)
         types[n++] = nvptx_global_ptr(x);
     k->fn = nvptx_kernel_function(x, name, types, n, f->tiling.threads);
+    nvptx_min_ctas(x, k->fn, 1); /* or ptxas would rather spill than give up one more CTA */
     for (int p = 0, i = 0; p < GEMM_P_COUNT; p++)
         if (gemm_needs(f, (GemmParam)p))
             k->in[p] = LLVMGetParam(k->fn, (unsigned)i++);
