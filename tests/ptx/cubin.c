@@ -112,7 +112,7 @@ static bool cubin_kernel(const Cubin *c, const PtxKernel *k, char *what, size_t 
     if (bytes && cubin_section(c, ".nv.shared.", "reserved.0")) {
         bytes -= 1024; /* from sm_90 on the system's kilobyte is counted along */
     }
-    if (bytes != k->info.shared_static) {
+    if (bytes != ((k->info.shared_static + 15) & ~15) && bytes != k->info.shared_static) {
         snprintf(what, n, "kernel %s: %d bytes of shared memory in the cubin, %d in the text",
                  k->name, bytes, k->info.shared_static);
         return false;

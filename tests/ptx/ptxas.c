@@ -10,10 +10,12 @@
 bool ptxas_find(char path[512]) {
     static const char usual[] = "/usr/local/cuda/bin/ptxas";
     const char *dirs = getenv("PATH");
+    char at[512];
     while (dirs && *dirs) {
         size_t n = strcspn(dirs, ":");
-        snprintf(path, 512, "%.*s/ptxas", (int)n, dirs);
-        if (n < 480 && !access(path, X_OK)) {
+        snprintf(at, sizeof at, "%.*s/ptxas", (int)(n < 480 ? n : 0), dirs);
+        if (!access(at, X_OK)) {
+            memcpy(path, at, sizeof at);
             return true;
         }
         dirs += n + (dirs[n] == ':');
