@@ -248,7 +248,7 @@ static StgcSlotKind param_slot(const Node *n) {
 static const char *const_name(Lower *L, const Tensor *t) {
     uint64_t h = hash_bytes(t->dims, sizeof *t->dims * (size_t)t->rank, (uint64_t)t->dtype);
     return arena_printf(&L->module->arena, "const/%016llx",
-                        (unsigned long long)hash_bytes(t->data, tensor_bytes(t), h));
+                        (unsigned long long)hash_data(t->data, tensor_bytes(t), h));
 }
 
 static void add_slots(Lower *L) {

@@ -104,6 +104,9 @@ StrList job_skips(const Job *j);
 /* Every input of the compiled graph is among the arrays, with its type and shape; labels lie in
  * range, floats are no NaN. */
 bool job_check_inputs(Job *j, const Graph *g, bool refuse_nan);
+/* The engines hold the trained weights from now on: gives up the model's, unless model.tie needs them
+ * again. */
+void job_drop_weights(Job *j);
 /* Weights without NaN: a warning, or an error with EXIT_NUMERIC where `stop`. */
 bool job_check_weights(Job *j, const Graph *g, bool stop);
 

@@ -279,8 +279,7 @@ bool job_raise(Job *j, TrainWants wants, bool *stopped) {
     const char *stop = j->o->stop_after;
     bool early = stop && (!strcmp(stop, "canonicalise") || !strcmp(stop, RAISED)), half;
     *stopped = false;
-    if (!check_not_training(j, &wants) ||
-        !run_passes(j, j->g, wants, early ? stop : RAISED, &half))
+    if (!check_not_training(j, &wants) || !run_passes(j, j->g, wants, early ? stop : RAISED, &half))
         return false;
     *stopped = early;
     j->raised = true;
@@ -355,12 +354,30 @@ bool job_check_inputs(Job *j, const Graph *g, bool refuse_nan) {
     return ok;
 }
 
+/* No NaN and no infinity: what nearly all weights are, at the speed of memory. */
+static bool all_finite(const Tensor *t) {
+    enum { BLOCK = 4096, EXPONENT = 0x7f800000 };
+    int64_t count = tensor_count(t);
+    if (t->dtype != DT_F32)
+        return false;
+    for (int64_t at = 0; at < count; at += BLOCK) {
+        int64_t n = count - at < BLOCK ? count - at : BLOCK;
+        uint32_t bits[BLOCK], bad = 0;
+        memcpy(bits, (const char *)t->data + 4 * at, (size_t)n * 4);
+        for (int64_t i = 0; i < n; i++)
+            bad |= (bits[i] & EXPONENT) == EXPONENT;
+        if (bad)
+            return false;
+    }
+    return true;
+}
+
 bool job_check_weights(Job *j, const Graph *g, bool stop) {
     Diag *d = &j->model_diag;
     int bad = 0;
     FOR_NODES(n, g) {
         const Attr *init = n->op == OP_PARAM ? node_attr(n, AT_VALUE) : NULL;
-        if (!init || !init->t || !dtype_is_float(init->t->dtype))
+        if (!init || !init->t || !dtype_is_float(init->t->dtype) || all_finite(init->t))
             continue;
         bool trained = node_int(n, AT_KIND, PARAM_WEIGHT) == PARAM_WEIGHT;
         int64_t nans = 0, infs = 0, count = tensor_count(init->t), first = -1;
@@ -388,6 +405,17 @@ bool job_check_weights(Job *j, const Graph *g, bool stop) {
     if (bad > 1)
         diag_more(d, "(and %d more parameters)", bad - 1);
     return bad == 0;
+}
+
+void job_drop_weights(Job *j) {
+    if (j->recipe->model.tie.n)
+        return;
+    FOR_NODES(n, j->g) {
+        const Attr *init = n->op == OP_PARAM ? node_attr(n, AT_VALUE) : NULL;
+        if (init && node_int(n, AT_KIND, PARAM_WEIGHT) == PARAM_WEIGHT &&
+            onnx_file_drop(j->file, param_name(n->out[0])))
+            init->t->data = NULL; /* shared with the file, or a copy in the graph */
+    }
 }
 
 /* ---- labels ---- */

@@ -36,7 +36,10 @@ static bool make_engines(Train *t) {
     t->micro = engine_new(t->step_graph, j->o, NULL, &j->model_diag);
     if (t->micro && t->apply_graph)
         t->apply = engine_new(t->apply_graph, j->o, t->micro, &j->model_diag);
-    return t->micro && (!t->apply_graph || t->apply);
+    if (!t->micro || (t->apply_graph && !t->apply))
+        return false;
+    job_drop_weights(j);
+    return true;
 }
 
 /* ---- one step ---- */

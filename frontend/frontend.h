@@ -31,11 +31,14 @@ typedef struct ImportLimits {
 typedef struct OnnxFile OnnxFile;
 
 /* Reads MODEL.onnx: wire scan, unpack, checks, functions inlined, external data. NULL with diagnostics (every unsupported
- * operator at once). The Graph owns copies of everything it needs; *file (optional) keeps the unpacked model. Symbolic dims
- * become graph symbols. Opset versions decide how each operator is read. */
+ * operator at once). *file (optional) keeps the unpacked model, and then large weights stay in it: free the Graph first.
+ * Without it the Graph owns copies of everything it needs. Symbolic dims become graph symbols. Opset versions decide how each operator is read. */
 Graph *onnx_import(const char *path, const ImportLimits *limits, OnnxFile **file, Diag *d);
 Graph *onnx_import_bytes(const uint8_t *bytes, size_t n, const char *dir, const ImportLimits *limits, OnnxFile **file, Diag *d);
 void onnx_file_free(OnnxFile *f);
+/* Gives up the bytes of an initializer that is never read again (a tensor of the Graph that shared them dangles). False: it has
+ * none of its own. */
+bool onnx_file_drop(OnnxFile *f, const char *name);
 /* The model's metadata property `key` ("stgc.emit" of a training graph that `transform` wrote); NULL if there is none. */
 const char *onnx_metadata(const OnnxFile *f, const char *key);
 /* Whether `path` is the model's file or one of its external data files. */

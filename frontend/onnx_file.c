@@ -7,11 +7,23 @@
 #include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 int64_t onnx_max_nodes(const ImportLimits *limits) {
     return limits && limits->max_nodes ? limits->max_nodes : 1000000;
+}
+
+void *onnx_memory(size_t n) {
+    enum { HUGE_PAGE = 2 << 20 };
+    void *p = NULL;
+    if (n < 2 * HUGE_PAGE)
+        return malloc(n ? n : 1);
+    if (posix_memalign(&p, HUGE_PAGE, n) != 0)
+        return NULL;
+    madvise(p, n, MADV_HUGEPAGE);
+    return p;
 }
 
 uint8_t *onnx_read_bytes(const char *path, size_t *n, struct stat *st, Diag *d) {
@@ -38,7 +50,12 @@ uint8_t *onnx_read_bytes(const char *path, size_t *n, struct stat *st, Diag *d) 
         return NULL;
     }
     *n = (size_t)st->st_size;
-    uint8_t *bytes = xrealloc(NULL, *n);
+    uint8_t *bytes = onnx_memory(*n);
+    if (!bytes) {
+        diag_error(d, EXIT_RESOURCE, "no memory for a file of %zu bytes", *n);
+        close(fd);
+        return NULL;
+    }
     size_t have = 0;
     while (have < *n) {
         ssize_t got = pread(fd, bytes + have, *n - have, (off_t)have);
@@ -106,6 +123,19 @@ OnnxFile *onnx_file_read(const char *path, const ImportLimits *limits, Diag *d) 
         f->ino = st.st_ino;
     }
     return f;
+}
+
+bool onnx_file_drop(OnnxFile *f, const char *name) {
+    Onnx__GraphProto *g = f->model->graph;
+    for (size_t i = 0; g && i < g->n_initializer; i++) {
+        ProtobufCBinaryData *raw = &g->initializer[i]->raw_data;
+        if (!raw->data || strcmp(text_or(g->initializer[i]->name, ""), name) != 0)
+            continue;
+        f->heap.allocator.free(&f->heap, raw->data);
+        *raw = (ProtobufCBinaryData){0};
+        return true;
+    }
+    return false;
 }
 
 void onnx_file_free(OnnxFile *f) {

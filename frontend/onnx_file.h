@@ -28,6 +28,9 @@ OnnxFile *onnx_file_parse(const uint8_t *bytes, size_t n, const char *dir,
 struct stat;
 uint8_t *onnx_read_bytes(const char *path, size_t *n, struct stat *st, Diag *d);
 
+/* Memory for many bytes, in huge pages where the system gives them; free() it. NULL: there is none. */
+void *onnx_memory(size_t n);
+
 int64_t onnx_max_nodes(const ImportLimits *limits);
 
 /* ---- tensors (onnx_tensor.c) ---- */
@@ -45,6 +48,7 @@ DType dtype_of_onnx(int onnx);
 /* Files opened while one model is read; at most 1,024 distinct ones. */
 struct ExternalFiles {
     const char *dir; /* NULL: external data are refused */
+    bool share;      /* large raw data stay where the unpacked model has them: it outlives the tensors */
     int dirfd;       /* -1 until needed */
     int nfiles;
     struct {

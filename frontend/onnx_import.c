@@ -486,10 +486,11 @@ static void import_graph(Import *im) {
     strmap_free(&scope.names);
 }
 
-static Graph *import_file(OnnxFile *f, const ImportLimits *limits, Diag *d) {
+static Graph *import_file(OnnxFile *f, bool kept, const ImportLimits *limits, Diag *d) {
     Import im = {.d = d, .model = f->model, .limits = limits};
     int before = d->errors;
     external_init(&im.external, f->dir);
+    im.external.share = kept;
     op_rows_index(&im);
     if (onnx_check_model(&im))
         import_graph(&im);
@@ -512,7 +513,7 @@ static Graph *import_file(OnnxFile *f, const ImportLimits *limits, Diag *d) {
 }
 
 static Graph *import_and_keep(OnnxFile *f, const ImportLimits *limits, OnnxFile **file, Diag *d) {
-    Graph *g = f ? import_file(f, limits, d) : NULL;
+    Graph *g = f ? import_file(f, file != NULL, limits, d) : NULL;
     if (file)
         *file = g ? f : NULL;
     if (!g || !file)

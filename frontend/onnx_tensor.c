@@ -8,6 +8,7 @@ enum {
     IMPORT_MAX_RANK = 16
 }; /* of the format; ranks above MAX_RANK are refused with another message */
 enum { ONNX_UINT4 = 21, ONNX_INT4 = 22 };
+enum { SHARED_FROM = 4096 }; /* bytes of raw data worth sharing */
 
 #define TENSOR_FAIL(d, code, t, what, ...) \
     (diag_error(d, code, __VA_ARGS__), \
@@ -169,6 +170,14 @@ Tensor *onnx_tensor(Arena *a, const Onnx__TensorProto *t, const char *what, Exte
         return NULL;
     if (t->data_location == 1 && !external_find(files, t, bytes, &span, d))
         return NULL;
+    bool shared = files->share && stored && !is_4bit(t) && t->data_location != 1 &&
+                  bytes >= SHARED_FROM && (uintptr_t)t->raw_data.data % 16 == 0;
+    if (shared) {
+        Tensor *view = ARENA_NEW(a, Tensor);
+        *view = shape;
+        view->data = t->raw_data.data;
+        return view;
+    }
     Tensor *out = tensor_new(a, shape.dtype, shape.rank, shape.dims);
     if (!stored && !is_4bit(t)) {
         copy_typed(t, out, count);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "frontend/onnx_file.h"
 #include "onnx.pb-c.h"
 
 enum { WIRE_VARINT = 0, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5, ALLOC_OVERHEAD = 16 };
@@ -277,7 +278,7 @@ static void *heap_alloc(void *data, size_t size) {
     WireHeap *h = data;
     if (size > (size_t)INT64_MAX || h->used + (int64_t)size > h->cap)
         return NULL;
-    void *p = malloc(size ? size : 1);
+    void *p = onnx_memory(size);
     if (p)
         h->used += (int64_t)malloc_usable_size(p);
     return p;

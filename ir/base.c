@@ -112,6 +112,25 @@ uint64_t hash_bytes(const void *p, size_t n, uint64_t seed) {
     return h ^ (h >> 32);
 }
 
+/* Eight words at a time, each by a chain of its own, so that none waits for another. */
+uint64_t hash_data(const void *p, size_t n, uint64_t seed) {
+    enum { LANES = 8, SMALL = 4096 };
+    if (n < SMALL)
+        return hash_bytes(p, n, seed);
+    uint64_t lane[LANES], word;
+    const char *s = p;
+    size_t i = 0;
+    for (int k = 0; k < LANES; k++)
+        lane[k] = seed + (uint64_t)k;
+    for (; i + LANES * 8 <= n; i += LANES * 8)
+        for (int k = 0; k < LANES; k++) {
+            memcpy(&word, s + i + 8 * k, 8);
+            uint64_t h = (lane[k] ^ word) * 0x9e3779b97f4a7c15u;
+            lane[k] = h ^ h >> 32;
+        }
+    return hash_bytes(lane, sizeof lane, hash_bytes(s + i, n - i, n));
+}
+
 static struct StrEntry *strmap_slot(const StrMap *m, const char *key) {
     size_t mask = m->cap - 1, i = hash_bytes(key, strlen(key), 0) & mask;
     while (m->slots[i].key && strcmp(m->slots[i].key, key) != 0)

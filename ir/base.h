@@ -115,5 +115,7 @@ bool glob_match(const char *pattern, const char *name);
 /* Bytes of the well-formed UTF-8 character at p (n bytes at hand) and its code; 0 if there is none. */
 int utf8_char(const void *p, size_t n, uint32_t *code);
 uint64_t hash_bytes(const void *p, size_t n, uint64_t seed);
+/* Of weights and other data, as fast as memory is read; a hash_bytes below 4 KiB. */
+uint64_t hash_data(const void *p, size_t n, uint64_t seed);
 
 #endif

@@ -347,6 +347,8 @@ bool graph_sort(Graph *g) {
     return acyclic;
 }
 
+enum { SHARED_FROM = 4096 };
+
 static void clone_attrs(Node *to, const Node *from) {
     Arena *a = &to->graph->arena;
     to->nattr = from->nattr;
@@ -364,7 +366,9 @@ static void clone_attrs(Node *to, const Node *from) {
         case ATTR_TENSOR: {
             Tensor *copy = ARENA_NEW(a, Tensor);
             *copy = *t->t;
-            copy->data = arena_copy(a, t->t->data, tensor_bytes(t->t));
+            copy->data = tensor_bytes(t->t) >= SHARED_FROM
+                             ? t->t->data
+                             : arena_copy(a, t->t->data, tensor_bytes(t->t));
             t->t = copy;
             break;
         }

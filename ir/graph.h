@@ -134,7 +134,7 @@ Op op_parse(const char *mnemonic); /* OP_COUNT if unknown */
 /* ---- building ---- */
 Graph *graph_new(const char *name);
 void graph_free(Graph *g);
-/* Deep copy; ids are renumbered densely in list order. map (optional, old value id -> new Value) must have next_value slots. */
+/* Copy that shares tensors of 4 KiB and more: free it before g. Ids are renumbered densely in list order. map (optional, old value id -> new Value) must have next_value slots. */
 Graph *graph_clone(const Graph *g, Value **map);
 
 /* Where new nodes go: before `at` (NULL: at the end). Builder calls use the graph's cursor. */

@@ -45,7 +45,7 @@ static void print_tensor(FILE *f, const Tensor *t) {
     fputc(']', f);
     int64_t n = tensor_count(t);
     if (n > INLINE_ELEMENTS) {
-        fprintf(f, "#%016" PRIx64, hash_bytes(t->data, tensor_bytes(t), 1));
+        fprintf(f, "#%016" PRIx64, hash_data(t->data, tensor_bytes(t), 1));
         return;
     }
     fputc('(', f);
@@ -293,7 +293,7 @@ static Tensor *tensor(Parser *p) {
         for (int i = 0; i < p->known.n; i++) {
             const Tensor *k = p->known.at[i];
             if (k->dtype == t && tensor_bytes(k) == tensor_bytes(out) &&
-                hash_bytes(k->data, tensor_bytes(k), 1) == hash) {
+                hash_data(k->data, tensor_bytes(k), 1) == hash) {
                 memcpy(out->data, k->data, tensor_bytes(k));
                 break;
             }

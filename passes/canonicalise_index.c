@@ -139,7 +139,7 @@ static uint64_t attr_hash(const Attr *a, uint64_t h) {
     case ATTR_TENSOR:
         h = hash_bytes(&a->t->dtype, sizeof a->t->dtype, h);
         h = hash_bytes(a->t->dims, sizeof *a->t->dims * (size_t)a->t->rank, h);
-        return hash_bytes(a->t->data, tensor_bytes(a->t), h);
+        return hash_data(a->t->data, tensor_bytes(a->t), h);
     }
     return h;
 }

@@ -24,8 +24,8 @@ static uint64_t hash_attr(const Attr *a, uint64_t h) {
     case ATTR_STR:
         return hash_bytes(a->s, strlen(a->s), h);
     case ATTR_TENSOR:
-        return hash_bytes(a->t->data, tensor_bytes(a->t),
-                          hash_bytes(a->t->dims, sizeof(int64_t) * (size_t)a->t->rank, h));
+        return hash_data(a->t->data, tensor_bytes(a->t),
+                         hash_bytes(a->t->dims, sizeof(int64_t) * (size_t)a->t->rank, h));
     }
     return h;
 }
