@@ -13,11 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "codegen/nvptx_gemm.h"
 #include "codegen/nvptx_units.h"
 #include "tests/ptx/emulator.h"
+#include "tests/ptx/tools.h"
 
 static uint64_t help_seed = 1;
 
@@ -166,42 +166,30 @@ static inline void run_schedule(const Compiled *c, uint64_t arena, uint64_t *flo
 /* Assembles for every `step`th target; fails on spills, stack, local memory and warnings. Says so
  * and returns where there is no ptxas. */
 static inline void check_ptxas(const char *ptx, int step) {
-    static const char *const targets[] = {"sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"};
-    char file[] = "/tmp/stgcc-ptx-XXXXXX", command[256], line[1024];
-    if (system("ptxas --version >/dev/null 2>&1") != 0) {
+    enum { MOST_KERNELS = 256 };
+    static const int targets[] = {80, 86, 89, 90, 100, 120};
+    char path[512], log[4096] = "";
+    if (!ptxas_find(path)) {
         print_message("SKIPPED: no ptxas here, registers and spills are not checked\n");
         return;
     }
     assert_null(strstr(ptx, ".local"));
-    int fd = mkstemp(file);
-    assert_true(fd >= 0);
-    size_t n = strlen(ptx);
-    assert_true(write(fd, ptx, n) == (ssize_t)n);
-    close(fd);
+    PtxasKernel *k = calloc(MOST_KERNELS, sizeof *k);
     for (int i = 0; i < COUNT_OF(targets); i += step) {
-        snprintf(command, sizeof command,
-                 "ptxas -v -warn-spills -warn-lmem-usage -arch=%s -o /dev/null %s 2>&1", targets[i],
-                 file);
-        FILE *f = popen(command, "r");
-        assert_non_null(f);
-        int kernels = 0, most = 0;
-        while (fgets(line, sizeof line, f)) {
-            const char *used = strstr(line, "Used ");
-            int registers = used ? atoi(used + 5) : 0;
-            most = registers > most ? registers : most;
-            kernels += used != NULL;
-            bool stack =
-                strstr(line, "bytes stack frame") &&
-                !strstr(line, "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill");
-            if (stack || strstr(line, "warning") || strstr(line, "error") || strstr(line, "C75"))
-                fail_msg("%s: %s", targets[i], line);
+        int most = 0,
+            n = ptxas_check(ptx, strlen(ptx), targets[i], NULL, k, MOST_KERNELS, log, sizeof log);
+        if (n <= 0)
+            fail_msg("sm_%d: %s", targets[i], log);
+        for (int j = 0; j < n; j++) {
+            if (k[j].spill_stores || k[j].spill_loads || k[j].stack)
+                fail_msg("sm_%d: %s: %d bytes of stack, %d and %d spilled", targets[i], k[j].name,
+                         k[j].stack, k[j].spill_stores, k[j].spill_loads);
+            assert_true(k[j].shared <= 48 * 1024);
+            most = k[j].registers > most ? k[j].registers : most;
         }
-        assert_int_equal(pclose(f), 0);
-        assert_true(kernels > 0);
-        print_message("%s: %d kernels, at most %d registers, no spills\n", targets[i], kernels,
-                      most);
+        print_message("sm_%d: %d kernels, at most %d registers, no spills\n", targets[i], n, most);
     }
-    unlink(file);
+    free(k);
 }
 
 #endif
