@@ -1,6 +1,7 @@
 /* exec_mem.c: loads, stores, atomics and cp.async. Every access of every lane is checked for
  * bounds, alignment, life of the allocation, initialisation and races. */
 #include "memory.h"
+#include "shadow.h"
 
 #include <string.h>
 #include <sys/mman.h>
@@ -216,16 +217,45 @@ static bool load_words(PtxWarp *w, const PtxInstr *i, uint32_t mask, PtxAlloc *a
                        const uint64_t at[LANES], PtxAccess kind) {
     PtxRun *r = w->run;
     uint32_t *D = ptx_dst(w, i, 0);
+    PtxOrder o = ptx_order(r, a == r->shared);
+    uint16_t tid = (uint16_t)(w->number * LANES);
     for (uint32_t k = mask; k; k &= k - 1) {
         int l = __builtin_ctz(k);
         uint64_t offset = at[l] - a->address;
-        if (r->init && (a->init[offset / 8] >> (offset % 8) & 15) != 15) {
+        bool written = (a->init[offset / 8] >> (offset % 8) & 15) == 15;
+        if (r->init && !written) {
             return checked_read(w, i, l, a, offset, 4);
         }
-        if (r->races && !ptx_shadow(w, i, l, a, offset, 4, kind)) {
+        if (r->races &&
+            !(kind == A_READ && ptx_quick_read(&o, a->cells + offset / 4, (uint16_t)(tid + l))) &&
+            !ptx_shadow(w, i, l, a, offset, 4, kind)) {
             return false;
         }
-        fetch(r, a, offset, 4, &D[l]);
+        if (written) {
+            memcpy(&D[l], a->host + offset, 4);
+        } else {
+            fetch(r, a, offset, 4, &D[l]);
+        }
+    }
+    return true;
+}
+
+/* Four-byte stores, likewise. */
+static bool store_words(PtxWarp *w, const PtxInstr *i, uint32_t mask, PtxAlloc *a,
+                        const uint64_t at[LANES]) {
+    PtxRun *r = w->run;
+    const uint32_t *S = ptx_src(w, i, 1);
+    PtxOrder o = ptx_order(r, a == r->shared);
+    uint16_t tid = (uint16_t)(w->number * LANES);
+    for (uint32_t k = mask; k; k &= k - 1) {
+        int l = __builtin_ctz(k);
+        uint64_t offset = at[l] - a->address;
+        if (r->races && !ptx_quick_write(&o, a->cells + offset / 4, (uint16_t)(tid + l)) &&
+            !ptx_shadow(w, i, l, a, offset, 4, A_WRITE)) {
+            return false;
+        }
+        memcpy(a->host + offset, &S[l], 4);
+        a->init[offset / 8] |= (uint8_t)(15u << (offset % 8));
     }
     return true;
 }
@@ -292,6 +322,9 @@ bool ptx_exec_st(PtxWarp *w, const PtxInstr *i, uint32_t mask) {
     lane_addresses(w, &i->o[0], at);
     PtxAccess kind = i->c.strong ? A_STRONG_WRITE : A_WRITE;
     PtxAlloc *one = common(w, i, mask, space, at, i->size);
+    if (one && i->size == 4 && n == 1 && i->o[1].bits == 32 && kind == A_WRITE) {
+        return store_words(w, i, mask, one, at);
+    }
     for (uint32_t k = mask; k; k &= k - 1) {
         int l = __builtin_ctz(k);
         uint64_t offset = one ? at[l] - one->address : 0;

@@ -11,23 +11,10 @@
  * or from fences: kernels whose CTAs hand over data through flags are reported.
  * Cells drop to single bytes at the first access that is not of whole words. A word that was read
  * through ld.nc must not be written in the same launch. */
-#include "ptx.h"
+#include "shadow.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-enum {
-    TID = 0x3ff,
-    W_ATOM = 0x400,    /* writer: atomic or strong */
-    W_MANY = 0x800,    /* … by several threads of the interval */
-    W_COPY = 0x1000,   /* a cp.async is under way */
-    SPLIT = 0x8000,    /* `write` is an index of PtxDevice.bytes */
-    R_LANES = 0x400,   /* reader: several lanes of a warp */
-    R_WARPS = 0x800,   /* several warps */
-    R_CTAS = 0x1000,   /* several CTAs */
-    R_CONST = 0x2000,  /* ld.nc */
-    R_STRONG = 0x4000, /* only strong reads so far */
-};
 
 bool ptx_init_all(const uint8_t *bits, uint64_t offset, uint64_t bytes) {
     while (bytes && offset % 8) {
@@ -112,7 +99,7 @@ static bool strong(PtxAccess kind) {
 static bool after_write(const Access *x, const PtxCell *c) {
     const PtxRun *r = x->w->run;
     uint32_t s = c->write;
-    int who = c->writer & TID;
+    int who = c->writer & CELL_TID;
     if (c->writer & W_COPY && s >= x->start) {
         return ptx_run_fail(x->w, x->i, x->lane,
                             "%s %s address 0x%llx while a cp.async of thread %d still copies to it",
@@ -141,7 +128,7 @@ static bool after_write(const Access *x, const PtxCell *c) {
 static bool after_reads(const Access *x, const PtxCell *c) {
     const PtxRun *r = x->w->run;
     uint32_t s = c->read;
-    int who = c->reader & TID;
+    int who = c->reader & CELL_TID;
     if (s < x->start) {
         return true;
     }
@@ -168,7 +155,7 @@ static bool after_reads(const Access *x, const PtxCell *c) {
 static void note_read(const Access *x, PtxCell *c) {
     const PtxRun *r = x->w->run;
     uint16_t flags = 0;
-    int who = c->reader & TID;
+    int who = c->reader & CELL_TID;
     if (c->read >= x->start) {
         flags = c->reader & (R_CTAS | R_CONST | R_STRONG);
         if (c->read < r->cta_start) {
@@ -195,7 +182,7 @@ static void note_write(const Access *x, PtxCell *c) {
     if (strong(x->kind)) {
         flags = W_ATOM;
         if (c->write >= r->cta_epoch && c->writer & W_ATOM &&
-            ((c->writer & TID) != x->tid || c->writer & W_MANY)) {
+            ((c->writer & CELL_TID) != x->tid || c->writer & W_MANY)) {
             flags |= W_MANY;
         }
     }
@@ -254,7 +241,12 @@ bool ptx_shadow(PtxWarp *w, const PtxInstr *i, int lane, PtxAlloc *a, uint64_t o
                 kind,   a->address + offset};
     if (offset % 4 == 0 && bytes % 4 == 0) {
         PtxCell *c = a->cells + offset / 4;
+        PtxOrder o = ptx_order(r, shared);
         for (unsigned k = 0; k < bytes; k += 4, c++, x.address += 4) {
+            if ((kind == A_READ && ptx_quick_read(&o, c, x.tid)) ||
+                (kind == A_WRITE && ptx_quick_write(&o, c, x.tid))) {
+                continue;
+            }
             if (c->writer & SPLIT) {
                 for (int b = 0; b < 4; b++) {
                     if (!touch(&x, &r->d->bytes[c->write][b])) {
