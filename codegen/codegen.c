@@ -102,31 +102,6 @@ Compiled *codegen_nvptx(Graph *g, const CodegenOptions *o, const char *target, D
     return c;
 }
 
-bool codegen_ptx(const ObjectOptions *o, const char *target, FILE *ptx, FILE *llvm, Diag *d) {
-    NvptxTarget t;
-    LoopModule *modules[STGC_PROGRAMS];
-    LowerOptions lower = {.fused = o->fused,
-                          .gpu = true,
-                          .dump_kernels = o->dump_kernels,
-                          .dump_loops = o->dump_loops};
-    int n = 0;
-    bool ok = nvptx_target_find(&t, target, d);
-    for (int i = 0; ok && i < STGC_PROGRAMS; i++) {
-        if (!o->programs[i])
-            continue;
-        modules[n] = lower_graph(o->programs[i], &lower, d);
-        ok = modules[n] != NULL;
-        n += ok;
-    }
-    NvptxCode *code = ok ? nvptx_compile((const LoopModule *const *)modules, n, &t, llvm, d) : NULL;
-    if (code && ptx)
-        fputs(nvptx_step(code, 0)->ptx, ptx);
-    nvptx_free(code);
-    for (int i = 0; i < n; i++)
-        loop_module_free(modules[i]);
-    return code != NULL;
-}
-
 const StgcStep *compiled_step(const Compiled *c) {
     return &c->step;
 }

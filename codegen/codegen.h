@@ -38,13 +38,11 @@ typedef struct ObjectOptions {
     const StgcLibrary *about;       /* all but the variants */
     const char *cpus[4];            /* one variant each, ascending: x86-64-v3, x86-64-v4, native */
     int ncpus;
+    const char *gpu;                /* "sm_80" …: a step for this GPU alone, cpus are not looked at; NULL: for CPUs */
     bool fused;
     bool relocatable; /* an object file instead of a shared library */
-    FILE *dump_kernels, *dump_loops, *dump_llvm, *dump_asm;
+    FILE *dump_kernels, *dump_loops, *dump_llvm, *dump_asm; /* asm: for a GPU the PTX of all programs, one text */
 } ObjectOptions;
-
-/* The PTX of all programs as one text, and the schedules' tables, for a GPU ("sm_80"). False with diagnostics. */
-bool codegen_ptx(const ObjectOptions *o, const char *target, FILE *ptx, FILE *llvm, Diag *d);
 
 /* Writes the library (path NULL: only the dumps). *parameters: what is not in it and must be given when it runs, with its
  * initial bytes (the graphs'); *slots: every slot of every program. Names are copied to a. Faults of

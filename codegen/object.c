@@ -1,10 +1,11 @@
 /* object.c: Graphs -> one file: every program of a training, compiled for every kind of CPU asked
- * for, with the table that describes them.
+ * for, or for a GPU, with the table that describes them.
  *
  *     graphs ─ lower ─► modules ─ for each CPU: x86_translate ─► objects ┐
  *                          └──────────────── object_table ─► object ─────┴ object_link ─► STEP.so
  *
- * The modules do not depend on the CPU: variants differ in instructions only. */
+ * The modules do not depend on the CPU: variants differ in instructions only. What a GPU gets is
+ * PTX and a schedule, which are data: they are in the table. */
 #include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -26,6 +27,7 @@ typedef struct Object {
 
 static bool lower_programs(Object *b) {
     LowerOptions lower = {.fused = b->o->fused,
+                          .gpu = b->o->gpu != NULL,
                           .dump_kernels = b->o->dump_kernels,
                           .dump_loops = b->o->dump_loops};
     for (int i = 0; i < STGC_PROGRAMS; i++) {
@@ -52,20 +54,55 @@ static void this_machine(uint32_t f[6]) {
         f[5] = a;
 }
 
+/* The one variant of a GPU; the table beside it is for a host with no more than it must have. */
+static bool find_gpu(Object *b) {
+    ObjectVariant *v = &b->variants[b->nvariants++];
+    NvptxTarget t;
+    if (!nvptx_target_find(&t, b->o->gpu, b->d) ||
+        !x86_target_find(&v->target, "x86-64-v3", false, b->d))
+        return false;
+    v->name = b->o->gpu;
+    v->device = t.target;
+    return true;
+}
+
 static bool find_variants(Object *b) {
     x86_initialise();
+    if (b->o->gpu)
+        return find_gpu(b);
     for (int i = 0; i < b->o->ncpus; i++) {
         ObjectVariant *v = &b->variants[b->nvariants];
         if (!x86_target_find(&v->target, b->o->cpus[i], false, b->d))
             return false;
         b->nvariants++;
+        v->name = v->target.cpu;
         if (v->target.native)
             this_machine(v->features);
     }
     return true;
 }
 
-static void translate(Object *b, ObjectVariant *v) {
+static bool translate_gpu(Object *b, ObjectVariant *v) {
+    const LoopModule *modules[STGC_PROGRAMS];
+    NvptxTarget t;
+    for (int i = 0; i < b->nprograms; i++)
+        modules[i] = b->programs[i].module;
+    if (!nvptx_target_find(&t, v->name, b->d))
+        return false;
+    v->ptx = nvptx_compile(modules, b->nprograms, &t, b->o->dump_llvm, b->d);
+    if (!v->ptx)
+        return false;
+    const StgcCudaStep *s = nvptx_step(v->ptx, 0);
+    if (b->o->dump_asm)
+        fputs(s->ptx, b->o->dump_asm);
+    diag_note(b->d, "%d calls, %u distinct kernels for %s, %lld bytes of PTX", b->kernels,
+              s->nkernels, v->name, (long long)s->ptx_bytes);
+    return true;
+}
+
+static bool translate(Object *b, ObjectVariant *v) {
+    if (v->device)
+        return translate_gpu(b, v);
     const LoopModule *modules[STGC_PROGRAMS];
     const char *run_names[STGC_PROGRAMS];
     for (int i = 0; i < b->nprograms; i++) {
@@ -86,6 +123,7 @@ static void translate(Object *b, ObjectVariant *v) {
     vec_free(&job.objects);
     diag_note(b->d, "%d kernels (%d distinct) for %s, %d vector loops left scalar", b->kernels,
               job.functions, v->target.cpu, job.not_vectorised);
+    return true;
 }
 
 /* What the library does not hold, each name once. */
@@ -129,8 +167,10 @@ static void object_free(Object *b) {
     vec_free(&b->objects);
     for (int i = 0; i < b->nprograms; i++)
         loop_module_free(b->programs[i].module);
-    for (int i = 0; i < b->nvariants; i++)
+    for (int i = 0; i < b->nvariants; i++) {
         x86_target_free(&b->variants[i].target);
+        nvptx_free(b->variants[i].ptx);
+    }
 }
 
 bool codegen_object(const ObjectOptions *o, const char *path, Arena *a, SlotList *parameters,
@@ -138,7 +178,7 @@ bool codegen_object(const ObjectOptions *o, const char *path, Arena *a, SlotList
     Object b = {.o = o, .d = d};
     bool ok = lower_programs(&b) && find_variants(&b);
     for (int i = 0; ok && i < b.nvariants; i++)
-        translate(&b, &b.variants[i]);
+        ok = translate(&b, &b.variants[i]);
     if (ok && path) {
         LLVMMemoryBufferRef table =
             object_table(o->about, b.programs, b.nprograms, b.variants, b.nvariants);

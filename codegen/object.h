@@ -7,7 +7,7 @@
 #include <llvm-c/Core.h>
 
 #include "codegen/codegen.h"
-#include "codegen/loop.h"
+#include "codegen/nvptx_code.h"
 #include "codegen/x86.h"
 
 /* Constants of more bytes than this are not in the library but in the file of parameters. */
@@ -19,7 +19,10 @@ typedef struct ObjectProgram {
 } ObjectProgram;
 
 typedef struct ObjectVariant {
-    X86Target target;
+    const char *name; /* "x86-64-v3", "sm_80" */
+    X86Target target; /* of a GPU's: of the host */
+    int device;       /* 0: a CPU; 80 …: a GPU, with */
+    NvptxCode *ptx;   /* the programs, in the order of the list */
     uint32_t features[6];              /* of this machine, for a native target; else 0 */
     char run_names[STGC_PROGRAMS][24]; /* by program in the list */
 } ObjectVariant;

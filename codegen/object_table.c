@@ -139,9 +139,90 @@ static LLVMValueRef run_function(Table *t, const char *name) {
     return f;
 }
 
+/* ---- a GPU's programs (runtime/step_cuda.h) ---- */
+
+static LLVMValueRef cuda_kernels(Table *t, const StgcCudaStep *s) {
+    LLVMValueRef *v = xcalloc((size_t)s->nkernels + 1, sizeof *v);
+    for (uint32_t i = 0; i < s->nkernels; i++) {
+        const StgcCudaKernel *k = &s->kernels[i];
+        Fields f = {.t = t};
+        put_text(&f, k->name);
+        put_i32(&f, k->threads);
+        put_i32(&f, k->shared_static);
+        put_i32(&f, k->shared_dynamic);
+        put_i32(&f, k->nparams);
+        v[i] = finish(&f, sizeof *k);
+    }
+    LLVMValueRef a = array(t, v, s->nkernels, s->nkernels ? LLVMTypeOf(v[0]) : t->x->i8);
+    free(v);
+    return a;
+}
+
+/* Parameters and products hold no pointers: bytes. */
+static LLVMValueRef cuda_op(Table *t, const StgcCudaStep *s, const StgcCudaOp *op) {
+    Fields f = {.t = t};
+    put_i32(&f, op->kind);
+    put_i32(&f, op->kernel);
+    put(&f, int_array(t, t->x->i32, op->grid, 3));
+    put_i32(&f, op->mark);
+    size_t n = op->params ? s->kernels[op->kernel].nparams * sizeof *op->params : 0;
+    put(&f, n ? bytes(t, op->params, n, 16) : null_ptr(t));
+    put_i64(&f, op->at);
+    put_i64(&f, op->bytes);
+    put(&f, op->gemm ? bytes(t, op->gemm, sizeof *op->gemm, 16) : null_ptr(t));
+    put_text(&f, op->name);
+    return finish(&f, sizeof *op);
+}
+
+static LLVMValueRef cuda_ops(Table *t, const StgcCudaStep *s) {
+    LLVMValueRef *v = xcalloc((size_t)s->nops + 1, sizeof *v);
+    for (uint32_t i = 0; i < s->nops; i++)
+        v[i] = cuda_op(t, s, &s->ops[i]);
+    LLVMValueRef a = array(t, v, s->nops, s->nops ? LLVMTypeOf(v[0]) : t->x->i8);
+    free(v);
+    return a;
+}
+
+/* What the steps of one module share: made with the first of them. */
+typedef struct CudaShared {
+    LLVMValueRef ptx, kernels, faults, constants;
+} CudaShared;
+
+static CudaShared cuda_shared(Table *t, const StgcCudaStep *s) {
+    CudaShared c = {bytes(t, s->ptx, (size_t)s->ptx_bytes + 1, 16), cuda_kernels(t, s), null_ptr(t),
+                    null_ptr(t)};
+    LLVMValueRef *v = xcalloc((size_t)s->nfaults + 1, sizeof *v);
+    for (uint32_t i = 0; i < s->nfaults; i++)
+        v[i] = bytes(t, s->fault_texts[i], strlen(s->fault_texts[i]) + 1, 1);
+    c.faults = array(t, v, s->nfaults, t->x->ptr);
+    free(v);
+    if (s->constant_bytes)
+        c.constants = bytes(t, s->constants, (size_t)s->constant_bytes, 16);
+    return c;
+}
+
+static LLVMValueRef cuda_step(Table *t, const StgcCudaStep *s, const CudaShared *c) {
+    Fields f = {.t = t};
+    put(&f, c->ptx);
+    put_i64(&f, s->ptx_bytes);
+    put_i32(&f, s->target);
+    put_i32(&f, s->lowered);
+    put_i32(&f, s->nkernels);
+    put_i32(&f, s->nops);
+    put_i32(&f, s->nfaults);
+    put(&f, c->kernels);
+    put(&f, cuda_ops(t, s));
+    put(&f, c->faults);
+    put(&f, c->constants);
+    put_i64(&f, s->constant_bytes);
+    return constant(t, finish(&f, sizeof *s), 16);
+}
+
+/* ---- programs, variants ---- */
+
 /* One program of one variant. Its slots and names are the same in all variants. */
 static LLVMValueRef step(Table *t, const LoopModule *m, LLVMValueRef slot_array, LLVMValueRef names,
-                         const ObjectVariant *v, const char *run_name) {
+                         const ObjectVariant *v, const char *run_name, LLVMValueRef cuda) {
     Fields f = {.t = t};
     put_i32(&f, STGC_STEP_VERSION);
     put_i32(&f, m->slots.n);
@@ -149,11 +230,11 @@ static LLVMValueRef step(Table *t, const LoopModule *m, LLVMValueRef slot_array,
     put_i64(&f, m->persistent_bytes);
     put_i64(&f, m->arena_bytes);
     put_i64(&f, 64);
-    put(&f, run_function(t, run_name));
-    put_text(&f, v->target.cpu);
+    put(&f, cuda ? null_ptr(t) : run_function(t, run_name));
+    put_text(&f, v->name);
     put_i32(&f, m->calls.n);
     put(&f, names);
-    put(&f, null_ptr(t)); /* cuda */
+    put(&f, cuda ? cuda : null_ptr(t));
     return constant(t, finish(&f, sizeof(StgcStep)), 16);
 }
 
@@ -167,17 +248,21 @@ static LLVMValueRef variant_array(Table *t, const ObjectProgram *p, int np, cons
     }
     for (int k = 0; k < nv; k++) {
         LLVMValueRef steps[STGC_PROGRAMS];
+        CudaShared shared = {0};
+        if (v[k].device)
+            shared = cuda_shared(t, nvptx_step(v[k].ptx, 0));
         for (int i = 0; i < STGC_PROGRAMS; i++)
             steps[i] = null_ptr(t);
         for (int i = 0; i < np; i++)
             steps[p[i].which] =
-                step(t, p[i].module, slot_arrays[i], names[i], &v[k], v[k].run_names[i]);
+                step(t, p[i].module, slot_arrays[i], names[i], &v[k], v[k].run_names[i],
+                     v[k].device ? cuda_step(t, nvptx_step(v[k].ptx, i), &shared) : NULL);
         Fields f = {.t = t};
-        put_text(&f, v[k].target.cpu);
+        put_text(&f, v[k].name);
         put_i32(&f, v[k].target.level);
         put_i32(&f, v[k].target.native);
         put(&f, int_array(t, t->x->i32, v[k].features, 6));
-        put_i32(&f, 0); /* device */
+        put_i32(&f, v[k].device);
         put_i32(&f, 0);
         put(&f, LLVMConstArray2(t->x->ptr, steps, STGC_PROGRAMS));
         all[k] = finish(&f, sizeof(StgcVariant));

@@ -23,7 +23,6 @@ typedef enum { EMIT_SO, EMIT_OBJ, EMIT_LLVM, EMIT_ASM, EMIT_IR, EMIT_PTX } Emit;
 typedef struct CompileJob {
     Job job;
     Emit emit;
-    const char *gpu; /* "sm_80"; NULL: for CPUs */
     ObjectOptions object;
     StgcLibrary about;
     Graph *graphs[STGC_PROGRAMS];
@@ -38,10 +37,10 @@ typedef struct CompileJob {
 static bool read_target(CompileJob *c) {
     const char *word = c->job.o->target;
     if (word && strcmp(word, "cpu") != 0 && strcmp(word, "x86-64") != 0)
-        c->gpu = word;
-    if (c->gpu && !codegen_knows_gpu(c->gpu, &c->job.set_diag))
+        c->object.gpu = word;
+    if (word && c->object.gpu && !codegen_knows_gpu(word, &c->job.set_diag))
         return false;
-    if (!c->gpu || !c->job.o->march)
+    if (!c->object.gpu || !c->job.o->march)
         return true;
     diag_error(&c->job.set_diag, EXIT_USAGE, "--march is for CPUs, --target=%s is a GPU",
                diag_safe(&c->job.set_diag, word));
@@ -51,12 +50,11 @@ static bool read_target(CompileJob *c) {
 /* What of the artefacts there is for a CPU and for a GPU. */
 static bool emit_fits(CompileJob *c, const char *word) {
     Diag *d = &c->job.set_diag;
-    bool ptx = c->emit == EMIT_PTX, text = ptx || c->emit == EMIT_LLVM || c->emit == EMIT_IR;
-    if (c->gpu ? text : !ptx)
+    bool gpu = c->object.gpu != NULL;
+    if (c->emit != (gpu ? EMIT_ASM : EMIT_PTX))
         return true;
-    diag_error(d, EXIT_USAGE, c->gpu ? "--emit=%s: not for a GPU" : "--emit=%s: only for a GPU",
-               word);
-    diag_more(d, c->gpu ? "--emit=ptx, --emit=llvm or --emit=ir" : "such as --target=sm_80");
+    diag_error(d, EXIT_USAGE, gpu ? "--emit=%s: not for a GPU" : "--emit=%s: only for a GPU", word);
+    diag_more(d, gpu ? "its assembler is --emit=ptx" : "such as --target=sm_80");
     return false;
 }
 
@@ -301,8 +299,8 @@ static bool text_close(Job *j, TextFile *t, bool keep) {
 static bool write_header(CompileJob *c) {
     Job *j = &c->job;
     TextFile t;
-    const char *cpus = c->object.cpus[0];
-    for (int i = 1; i < c->object.ncpus; i++)
+    const char *cpus = c->object.gpu ? c->object.gpu : c->object.cpus[0];
+    for (int i = 1; i < c->object.ncpus && !c->object.gpu; i++)
         cpus = arena_printf(&j->arena, "%s and %s", cpus, c->object.cpus[i]);
     HeaderText h = {.library = file_name(j->o->out),
                     .parameters = c->parameters.n ? file_name(beside(j, ".safetensors")) : NULL,
@@ -348,15 +346,12 @@ static bool write_text(CompileJob *c) {
     if (!text_open(j, &t, j->o->out))
         return false;
     c->object.dump_llvm = c->emit == EMIT_LLVM ? t.f : NULL;
-    c->object.dump_asm = c->emit == EMIT_ASM ? t.f : NULL;
+    c->object.dump_asm = c->emit == EMIT_ASM || c->emit == EMIT_PTX ? t.f : NULL;
     bool ok = true;
     for (int p = 0; c->emit == EMIT_IR && p < STGC_PROGRAMS; p++)
         if (c->graphs[p])
             graph_print(c->graphs[p], t.f);
-    if (c->gpu && c->emit != EMIT_IR)
-        ok = codegen_ptx(&c->object, c->gpu, c->emit == EMIT_PTX ? t.f : NULL, c->object.dump_llvm,
-                         &j->model_diag);
-    else if (c->emit != EMIT_IR)
+    if (c->emit != EMIT_IR)
         ok = codegen_object(&c->object, NULL, &j->arena, &c->parameters, &c->slots, &j->model_diag,
                             &j->out_diag);
     return text_close(j, &t, ok);
