@@ -34,6 +34,7 @@ typedef struct Product {
     Operand a, b;
     int64_t c;
     const Value *result;
+    StgcGemmPrecision precision;
 } Product;
 
 static bool operand_view(Lower *L, Value *v, bool trans, bool left, int nbatch, Operand *o) {
@@ -58,6 +59,10 @@ static bool operand_view(Lower *L, Value *v, bool trans, bool left, int nbatch, 
     return o->row == 1 || o->col == 1;
 }
 
+static StgcGemmPrecision precision_of(const Node *n) {
+    return strcmp(node_str(n, AT_PRECISION, ""), "bf16") ? STGC_GEMM_F32 : STGC_GEMM_BF16;
+}
+
 static bool product_of(Lower *L, Node *n, Product *p) {
     Value *x = n->in[0], *y = n->in[1], *z = n->out[0];
     if (x->dtype != DT_F32)
@@ -77,6 +82,7 @@ static bool product_of(Lower *L, Node *n, Product *p) {
     }
     p->c = L->plan->storage[z->id] ? value_address(L, z) : 0;
     p->result = z;
+    p->precision = precision_of(n);
     return true;
 }
 
@@ -261,7 +267,8 @@ static void product_call(Lower *L, int kernel, const Product *p, const int64_t *
                     .a_col = p->a.col,
                     .b_row = p->b.row,
                     .b_col = p->b.col,
-                    .ldc = p->ldc};
+                    .ldc = p->ldc,
+                    .precision = p->precision};
     if (p->nbatch - extra > 0) {
         g->g1 = p->batch[first];
         g->a_g1 = p->a.batch[first], g->b_g1 = p->b.batch[first], g->c_g1 = p->c_batch[first];
@@ -393,7 +400,8 @@ void lower_grouped_matmul(Lower *L, int kernel, Node *n) {
                             .b_row = trans ? 1 : out,
                             .b_col = trans ? in : 1,
                             .b_g1 = in * out,
-                            .ldc = out};
+                            .ldc = out,
+                            .precision = precision_of(n)};
     if (L->plan->storage[x->id]) {
         call->gemm_a = value_address(L, x);
     } else { /* rows gathered as they are multiplied */
@@ -440,7 +448,8 @@ void lower_grouped_wgrad(Lower *L, int kernel, Node *n) {
                             .b_row = cols,
                             .b_col = 1,
                             .ldc = cols,
-                            .c_g1 = m * cols};
+                            .c_g1 = m * cols,
+                            .precision = precision_of(n)};
     call->gemm_a = value_address(L, left);
     call->gemm_b = value_address(L, right);
     call->gemm_c = value_address(L, n->out[0]);

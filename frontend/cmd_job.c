@@ -255,7 +255,16 @@ static bool check_not_training(Job *j, const TrainWants *wants) {
 /* Where the forward half ends. */
 #define RAISED "raise_moe"
 
+/* A CPU has no tf32: a recipe made for a GPU runs here all the same. */
+static void say_precision(Job *j) {
+    bool gpu = j->o->target && !strncmp(j->o->target, "sm_", 3);
+    if (!gpu && j->recipe->train.precision == PRECISION_TF32)
+        diag_warning(&j->recipe_diag, "train.precision: a CPU has no tf32; products are f32");
+}
+
 static bool run_passes(Job *j, Graph *g, TrainWants wants, const char *stop_after, bool *stopped) {
+    if (!j->raised && wants.train)
+        say_precision(j);
     StrList skip = job_skips(j);
     Compile c = {.g = g,
                  .recipe = j->recipe,

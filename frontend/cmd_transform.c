@@ -152,6 +152,8 @@ int cmd_transform(const Options *o) {
         job_check_weights(&j, j.g, false);
         if (wants.update)
             say_accumulate(&j);
+        if (j.recipe->train.precision == PRECISION_BF16)
+            diag_warning(&j.recipe_diag, "train.precision: the ONNX graph computes in f32");
         if (write_graph(&j, wants) && !o->quiet)
             printf("wrote %s\n", o->out);
     }

@@ -317,6 +317,18 @@ bool eval_constant(Eval *ev, Node *n, RTensor **in, RTensor **out) {
 
 enum { FEW = 16 };
 
+/* Products of {precision="bf16"} see operands rounded to it. */
+static RTensor *as_bf16(Eval *ev, RTensor *x) {
+    if (!x || x->dtype != DT_F32)
+        return x;
+    RTensor *y = rtensor_new(ev->arena, DT_BF16, x->rank, x->dims);
+    for (int64_t i = 0; i < x->count; i++)
+        y->f[i] = x->f[i];
+    rtensor_round(y);
+    y->dtype = DT_F32;
+    return y;
+}
+
 bool eval_node(Eval *ev, Node *n) {
     RTensor *few_in[FEW], *out[FEW] = {0};
     RTensor **in = n->nin <= FEW ? few_in : xcalloc((size_t)n->nin, sizeof *in);
@@ -330,6 +342,8 @@ bool eval_node(Eval *ev, Node *n) {
     }
     if (op_info[n->op].flags & OPF_LEAF)
         out[0] = ev->values[n->out[0]->id];
+    for (int i = 0; i < n->nin && !strcmp(node_str(n, AT_PRECISION, ""), "bf16"); i++)
+        in[i] = as_bf16(ev, in[i]);
     ok = hooks[n->op](ev, n, in, out);
     for (int i = 0; ok && i < n->nout; i++) {
         if (ev->round && !(op_info[n->op].flags & OPF_LEAF))

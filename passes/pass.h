@@ -52,6 +52,7 @@ typedef struct Compile {
     X(differentiate, "one reverse walk from the objective")                                                            \
     X(inject_stgc, "captures, cosines, conflict masks, CEL and its gradient; names the outputs")                       \
     X(optimize, "clipping and the optimizer's updates, or accumulation")                                               \
+    X(precision, "marks the products that train.precision lets run on operands rounded to bf16")                       \
     X(simplify, "algebraic clean-up, common subexpressions, dead code")
 
 #define X(NAME, what) bool pass_##NAME(Compile *c);

@@ -116,6 +116,7 @@ static void run_block(const Division *d, int64_t e, int64_t i0, int64_t i1, int6
         .b_col = g->b_col,
         .ldc = g->ldc,
         .accumulate = g->accumulate != 0,
+        .bf16 = g->precision == STGC_GEMM_BF16,
         .epilogue = g->epilogue,
         .env = g->env,
         .group = e,
@@ -181,6 +182,8 @@ static void clear_tail(const StgcGemm *g, int64_t groups) {
 }
 
 static bool uses_onednn(const Machine *machine, const StgcGemm *g) {
+    if (g->precision != STGC_GEMM_F32)
+        return false;
     switch (machine->engine) {
     case ENGINE_XSMM:
         return false;

@@ -72,7 +72,9 @@ bool onednn_block(const struct GemmBlock *block);
 void onednn_describe(char *text, int64_t size); /* loads it; "oneDNN 2.6.3 (...)" or "oneDNN not installed" */
 
 /* ---- operations on vectors, for this CPU ---- */
-typedef struct GemmVectors {
+typedef struct GemmPackers {
+    /* dst[i] = src[i] for i < n. */
+    void (*copy)(const float *src, int64_t n, float *dst);
     /* dst[kk*GEMM_NR + j] = src[kk + j*ld] for kk < kc, j < n. */
     void (*transpose)(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst);
     /* dst[kk*GEMM_NR + j] = src[kk*ld + j] for kk < kc, j < GEMM_NR; the same for `panels` panels,
@@ -83,6 +85,9 @@ typedef struct GemmVectors {
      * dst + s*distance as [kc][its rows]. */
     void (*copy_a)(const float *src, int64_t ld, int64_t kc, int64_t strips, int64_t rows,
                    int64_t last, int64_t distance, float *dst);
+} GemmPackers;
+typedef struct GemmVectors {
+    GemmPackers packers[2]; /* as it is; rounded to bf16 */
     /* sum of x[i] y[i] in f64. */
     double (*dot)(const float *x, const float *y, int64_t n);
 } GemmVectors;
@@ -123,6 +128,7 @@ typedef struct GemmBlock {
     float *c; /* NULL: the tile only */
     int64_t ldc;
     bool accumulate;
+    bool bf16; /* operands are rounded to it */
     StgcEpilogue epilogue; /* may be NULL */
     void *env;
     int64_t group, m0, n0; /* what the epilogue is told */

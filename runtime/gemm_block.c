@@ -31,13 +31,15 @@ static int64_t at_most(int64_t a, int64_t b) {
 /* How kernels read A of this block. */
 typedef enum { A_ROWS, A_ROWS_COPIED, A_COLUMNS, A_COLUMNS_PACKED } AForm;
 
-/* libxsmm refuses rows that overlap, as those of a broadcast A do; they are copied. */
+/* libxsmm refuses rows that overlap, as those of a broadcast A do; they are copied. So is all that
+ * has to be rounded. */
 static AForm a_form(const GemmBlock *g) {
     if (g->a_col == 1)
-        return g->a_index || g->a_row < g->k || g->a_row > INT32_MAX ? A_ROWS_COPIED : A_ROWS;
+        return g->a_index || g->a_row < g->k || g->a_row > INT32_MAX || g->bf16 ? A_ROWS_COPIED
+                                                                                : A_ROWS;
     if (g->a_row != 1 || g->a_index)
         return A_ROWS_COPIED;
-    return g->m <= g->a_col && g->a_col <= CLOSE ? A_COLUMNS : A_COLUMNS_PACKED;
+    return !g->bf16 && g->m <= g->a_col && g->a_col <= CLOSE ? A_COLUMNS : A_COLUMNS_PACKED;
 }
 
 /* One tile of C in work: rows i0..i1 of the block, columns j0..j0+nt, depth k0..k0+kb. */
@@ -52,6 +54,10 @@ typedef struct Tile {
     bool last;  /* k is done after this */
     int64_t mr; /* rows of a strip */
 } Tile;
+
+static const GemmPackers *packers_of(const Tile *t) {
+    return &t->work->vectors->packers[t->g->bf16];
+}
 
 /* Columns of the panel at column j. libxsmm goes through whole ones of B in place by itself. */
 static int64_t width_at(const Tile *t, int64_t j) {
@@ -92,14 +98,14 @@ static const float *b_of(const Tile *t, int64_t j, int64_t *ld) {
 /* Each panel as [kb][GEMM_NR]. */
 static void pack_b(const Tile *t) {
     const GemmBlock *g = t->g;
-    const GemmVectors *vectors = t->work->vectors;
+    const GemmPackers *packers = packers_of(t);
     const int64_t distance = gemm_panel(t->kb);
     const float *src = g->b + t->k0 * g->b_row + t->j0 * g->b_col;
     float *dst = t->work->b;
     int64_t j = 0;
     if (g->b_col == 1) {
         int64_t whole = t->nt / GEMM_NR;
-        vectors->copy_b(src, g->b_row, t->kb, whole, distance, dst);
+        packers->copy_b(src, g->b_row, t->kb, whole, distance, dst);
         j = whole * GEMM_NR;
         dst += whole * distance;
     }
@@ -109,14 +115,14 @@ static void pack_b(const Tile *t) {
         if (splits(t->i1 - t->i0, n))
             memset(dst, 0, (size_t)(t->kb * GEMM_NR) * sizeof *dst);
         if (g->b_row == 1)
-            vectors->transpose(from, g->b_col, t->kb, n, dst);
+            packers->transpose(from, g->b_col, t->kb, n, dst);
         else if (g->b_col == 1)
             for (int64_t kk = 0; kk < t->kb; kk++)
-                memcpy(dst + kk * GEMM_NR, from + kk * g->b_row, (size_t)n * sizeof *dst);
+                packers->copy(from + kk * g->b_row, n, dst + kk * GEMM_NR);
         else
             for (int64_t kk = 0; kk < t->kb; kk++)
                 for (int64_t jj = 0; jj < n; jj++)
-                    dst[kk * GEMM_NR + jj] = from[kk * g->b_row + jj * g->b_col];
+                    packers->copy(from + kk * g->b_row + jj * g->b_col, 1, dst + kk * GEMM_NR + jj);
     }
 }
 
@@ -124,8 +130,8 @@ static void pack_b(const Tile *t) {
  * in the first cache anyway. Panels to be padded are packed. */
 static bool b_in_place(const GemmBlock *g, int64_t rows, int64_t nt, int64_t kb) {
     bool small = kb * nt <= SMALL && (g->b_row % PAGE != 0 || kb <= WAYS);
-    return g->b_col == 1 && g->b_row >= nt && g->b_row <= FAR && (rows <= UNPACKED_ROWS || small) &&
-           !splits(rows, (nt - 1) % GEMM_NR + 1);
+    return !g->bf16 && g->b_col == 1 && g->b_row >= nt && g->b_row <= FAR &&
+           (rows <= UNPACKED_ROWS || small) && !splits(rows, (nt - 1) % GEMM_NR + 1);
 }
 
 /* ---- A ---- */
@@ -148,10 +154,10 @@ static void copy_rows(const Tile *t, int64_t i0, int64_t rows, float *dst) {
         if (!src)
             memset(dst, 0, (size_t)t->kb * sizeof *dst);
         else if (g->a_col == 1)
-            memcpy(dst, src, (size_t)t->kb * sizeof *dst);
+            packers_of(t)->copy(src, t->kb, dst);
         else
             for (int64_t kk = 0; kk < t->kb; kk++)
-                dst[kk] = src[kk * g->a_col];
+                packers_of(t)->copy(src + kk * g->a_col, 1, dst + kk);
     }
 }
 
@@ -165,8 +171,8 @@ static void pack_columns(const Tile *t, int64_t s, float *dst) {
     const GemmBlock *g = t->g;
     int64_t strips = at_most(strips_of(t) - s, GEMM_CHUNK), end = strip_at(t, s + strips);
     const float *src = g->a + t->i0 + strip_at(t, s) + t->k0 * g->a_col;
-    t->work->vectors->copy_a(src, g->a_col, t->kb, strips, t->mr, end - strip_at(t, s + strips - 1),
-                             strip_distance(t), dst);
+    packers_of(t)->copy_a(src, g->a_col, t->kb, strips, t->mr, end - strip_at(t, s + strips - 1),
+                          strip_distance(t), dst);
 }
 
 /* A of strip s as kernels read it; *ld: distance of its rows or values of k. */

@@ -11,12 +11,21 @@
 #include <sched.h>
 #include <stdio.h>
 
-#include <oneapi/dnnl/dnnl.h>
+/* What is used of oneapi/dnnl/dnnl.h, version 2, whose headers are not needed to build. */
+typedef int Sgemm(char transa, char transb, int64_t m, int64_t n, int64_t k, float alpha,
+                  const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
+                  int64_t ldc); /* dnnl_sgemm; 0: done */
+typedef struct Version {        /* dnnl_version_t */
+    int major, minor, patch;
+    const char *hash;
+    unsigned cpu_runtime, gpu_runtime;
+} Version;
+enum { RUNTIME_SEQ = 1, RUNTIME_OMP = 2 };
 
 static struct {
-    __typeof__(dnnl_sgemm) *sgemm; /* NULL: not to be had */
-    __typeof__(dnnl_get_effective_cpu_isa) *isa;
-    const dnnl_version_t *version;
+    Sgemm *sgemm;     /* NULL: not to be had */
+    int (*isa)(void); /* dnnl_get_effective_cpu_isa */
+    const Version *version;
     void (*omp_set)(int);
     int (*omp_get)(void);
 } library;
@@ -36,17 +45,17 @@ static void load_once(void) {
         sched_setaffinity(0, sizeof allowed, &allowed);
     if (!handle)
         return;
-    __typeof__(dnnl_version) *version;
-    __typeof__(dnnl_sgemm) *sgemm;
+    const Version *(*version)(void);
+    Sgemm *sgemm;
     if (!find(handle, "dnnl_version", &version) || !find(handle, "dnnl_sgemm", &sgemm) ||
         !find(handle, "dnnl_get_effective_cpu_isa", &library.isa))
         return;
     library.version = version();
     bool omp = find(handle, "omp_set_num_threads", &library.omp_set) &&
                find(handle, "omp_get_max_threads", &library.omp_get);
-    if (library.version->cpu_runtime == DNNL_RUNTIME_SEQ)
+    if (library.version->cpu_runtime == RUNTIME_SEQ)
         library.omp_set = NULL;
-    else if (library.version->cpu_runtime != DNNL_RUNTIME_OMP || !omp)
+    else if (library.version->cpu_runtime != RUNTIME_OMP || !omp)
         return;
     library.sgemm = sgemm;
 }
@@ -80,13 +89,13 @@ bool onednn_block(const GemmBlock *b) {
     int threads = library.omp_set ? library.omp_get() : 1;
     if (threads != 1)
         library.omp_set(1);
-    dnnl_status_t status =
+    int status =
         library.sgemm(a_columns ? 'T' : 'N', b_columns ? 'T' : 'N', b->m, b->n, b->k, 1, b->a,
                       a_columns ? b->a_col : b->a_row, b->b, b_columns ? b->b_col : b->b_row,
                       b->accumulate ? 1 : 0, b->c, b->ldc);
     if (threads != 1)
         library.omp_set(threads);
-    return status == dnnl_success;
+    return status == 0;
 }
 
 void onednn_describe(char *text, int64_t size) {
@@ -95,17 +104,17 @@ void onednn_describe(char *text, int64_t size) {
         return;
     }
     static const struct {
-        dnnl_cpu_isa_t isa;
+        int isa; /* dnnl_cpu_isa_NAME */
         const char *name;
-    } names[] = {{dnnl_cpu_isa_avx512_core_amx, "avx512_core_amx"},
-                 {dnnl_cpu_isa_avx512_core_bf16, "avx512_core_bf16"},
-                 {dnnl_cpu_isa_avx512_core_vnni, "avx512_core_vnni"},
-                 {dnnl_cpu_isa_avx512_core, "avx512_core"},
-                 {dnnl_cpu_isa_avx2_vnni, "avx2_vnni"},
-                 {dnnl_cpu_isa_avx2, "avx2"},
-                 {dnnl_cpu_isa_avx, "avx"},
-                 {dnnl_cpu_isa_sse41, "sse41"}};
-    dnnl_cpu_isa_t isa = library.isa();
+    } names[] = {{0x3e7, "avx512_core_amx"},
+                 {0xe7, "avx512_core_bf16"},
+                 {0x67, "avx512_core_vnni"},
+                 {0x27, "avx512_core"},
+                 {0x407, "avx2_vnni"},
+                 {0x7, "avx2"},
+                 {0x3, "avx"},
+                 {0x1, "sse41"}};
+    int isa = library.isa();
     const char *name = "other";
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (names[i].isa == isa)

@@ -97,6 +97,21 @@ INLINE void pack_a(const Group *s, int64_t i0, int64_t i1, PackedA *p) {
     }
 }
 
+/* To bf16, if that is asked for. */
+INLINE void round_all(const Group *s, double *x, int64_t n) {
+    if (s->g->precision != STGC_GEMM_BF16)
+        return;
+    for (int64_t i = 0; i < n; i++) {
+        float f = (float)x[i];
+        uint32_t bits;
+        memcpy(&bits, &f, sizeof bits);
+        bits = f != f ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
+        bits &= 0xffff0000u;
+        memcpy(&f, &bits, sizeof f);
+        x[i] = f;
+    }
+}
+
 /* A strip by vectors first..first+vectors of a panel. */
 INLINE void multiply(int64_t k, const double *strip, int64_t row, int64_t col, const double *panel,
                      const int first, const int vectors, double (*out)[NR]) {
@@ -136,6 +151,7 @@ INLINE void tile(const Group *s, const PackedA *a, int64_t rows, int64_t j0, int
     double panel[MOST_K * NR], out[MR][NR];
     for (int64_t j = j0; j < j1; j += NR, c += NR) {
         pack_b(s, j, panel);
+        round_all(s, panel, s->k * NR);
         for (int64_t i = 0; i < rows; i++) {
             for (int v = 0; i % MR == 0 && v < 2; v += vectors)
                 multiply(s->k, a->at + i * a->row, a->row, a->col, panel, v, vectors, out);
@@ -151,6 +167,7 @@ INLINE void rows_of_group(const Group *s, int64_t i0, int64_t i1, const int vect
     float local[TILE_ROWS * TILE_COLUMNS];
     int64_t columns = g->epilogue ? TILE_COLUMNS : g->n;
     pack_a(s, i0, i1, &a);
+    round_all(s, a.at, s->k * ((i1 - i0 + MR - 1) / MR * MR));
     for (int64_t j0 = 0; j0 < g->n; j0 += columns) {
         int64_t j1 = j0 + columns < g->n ? j0 + columns : g->n;
         float *c = s->c ? s->c + i0 * g->ldc + j0 : local;

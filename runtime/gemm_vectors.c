@@ -1,5 +1,5 @@
-/* gemm_vectors.c: the loops around the kernels that need wide vectors: packing, and dot products in
- * f64. Written once in the compiler's own vectors, compiled for each
+/* gemm_vectors.c: the loops around the kernels that need wide vectors: packing, as it is or rounded
+ * to bf16, and dot products in f64. Written once in the compiler's own vectors, compiled for each
  * level of the x86-64 ABI; all levels give the same bits. */
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +9,7 @@
 
 typedef float Float4 __attribute__((vector_size(16)));
 typedef float Float8 __attribute__((vector_size(32)));
+typedef uint32_t Int8 __attribute__((vector_size(32)));
 typedef double Double8 __attribute__((vector_size(64)));
 
 /* Rows of a source lie far apart: they are fetched some rows before they are needed, unless the
@@ -16,6 +17,30 @@ typedef double Double8 __attribute__((vector_size(64)));
 enum { AHEAD = 8, LINE = 16 /* floats */, SHORT = 2 /* panels */ };
 
 #define INLINE static inline __attribute__((always_inline))
+
+/* The nearest bf16, the even one of two, as a float; NaN stays one. */
+INLINE void round_8(Float8 *v) {
+    Int8 bits = (Int8)*v, up = bits + 0x7fff + (bits >> 16 & 1), nan = (Int8)(*v != *v);
+    *v = (Float8)(((up & ~nan) | ((bits | 0x400000) & nan)) & 0xffff0000u);
+}
+
+INLINE float round_1(float v) {
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    bits = v != v ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
+    bits &= 0xffff0000u;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+INLINE void take_8(Float8 *v, const bool bf16) {
+    if (bf16)
+        round_8(v);
+}
+
+INLINE float take_1(float v, const bool bf16) {
+    return bf16 ? round_1(v) : v;
+}
 
 /* Rows i and i+4 of four columns, side by side. */
 INLINE void load_pair(const float *src, int64_t ld, Float8 *to) {
@@ -26,12 +51,16 @@ INLINE void load_pair(const float *src, int64_t ld, Float8 *to) {
 }
 
 /* dst[kk*GEMM_NR + j] = src[j*ld + kk] for 4 values of kk and 8 of j. */
-INLINE void transpose_4x8(const float *src, int64_t ld, float *dst) {
+INLINE void transpose_4x8(const float *src, int64_t ld, float *dst, const bool bf16) {
     Float8 r0, r1, r2, r3;
     load_pair(src, ld, &r0);
     load_pair(src + ld, ld, &r1);
     load_pair(src + 2 * ld, ld, &r2);
     load_pair(src + 3 * ld, ld, &r3);
+    take_8(&r0, bf16);
+    take_8(&r1, bf16);
+    take_8(&r2, bf16);
+    take_8(&r3, bf16);
     Float8 t0 = __builtin_shufflevector(r0, r1, 0, 8, 1, 9, 4, 12, 5, 13);
     Float8 t1 = __builtin_shufflevector(r2, r3, 0, 8, 1, 9, 4, 12, 5, 13);
     Float8 t2 = __builtin_shufflevector(r0, r1, 2, 10, 3, 11, 6, 14, 7, 15);
@@ -46,7 +75,8 @@ INLINE void transpose_4x8(const float *src, int64_t ld, float *dst) {
     memcpy(dst + (int64_t)3 * GEMM_NR, &o3, sizeof o3);
 }
 
-INLINE void transpose_body(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst) {
+INLINE void transpose_body(const float *src, int64_t ld, int64_t kc, int64_t n, float *dst,
+                           const bool bf16) {
     enum { COLUMNS = 16 }; /* whole lines of dst */
     int64_t j = 0;
     for (int64_t step = COLUMNS; step >= 8; step /= 2)
@@ -57,36 +87,46 @@ INLINE void transpose_body(const float *src, int64_t ld, int64_t kc, int64_t n, 
                     for (int64_t jj = j + step; jj < j + 2 * step && jj < n; jj++)
                         __builtin_prefetch(src + jj * ld + kk);
                 for (int64_t half = 0; half < step; half += 8)
-                    transpose_4x8(src + (j + half) * ld + kk, ld, dst + kk * GEMM_NR + j + half);
+                    transpose_4x8(src + (j + half) * ld + kk, ld, dst + kk * GEMM_NR + j + half,
+                                  bf16);
             }
             for (; kk < kc; kk++)
                 for (int64_t jj = j; jj < j + step; jj++)
-                    dst[kk * GEMM_NR + jj] = src[jj * ld + kk];
+                    dst[kk * GEMM_NR + jj] = take_1(src[jj * ld + kk], bf16);
         }
     for (; j < n; j++)
         for (int64_t kk = 0; kk < kc; kk++)
-            dst[kk * GEMM_NR + j] = src[j * ld + kk];
+            dst[kk * GEMM_NR + j] = take_1(src[j * ld + kk], bf16);
 }
 
-INLINE void copy_8(const float *src, float *dst) {
+INLINE void copy_8(const float *src, float *dst, const bool bf16) {
     Float8 v;
     memcpy(&v, src, sizeof v);
+    take_8(&v, bf16);
     memcpy(dst, &v, sizeof v);
 }
 
+INLINE void copy_body(const float *src, int64_t n, float *dst, const bool bf16) {
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        copy_8(src + i, dst + i, bf16);
+    for (; i < n; i++)
+        dst[i] = take_1(src[i], bf16);
+}
+
 INLINE void copy_b_body(const float *src, int64_t ld, int64_t kc, int64_t panels, int64_t distance,
-                        float *dst) {
+                        float *dst, const bool bf16) {
     for (int64_t kk = 0; kk < kc; kk++, src += ld) {
         for (int64_t j = 0; panels <= SHORT && j < panels * GEMM_NR && kk + AHEAD < kc; j += LINE)
             __builtin_prefetch(src + AHEAD * ld + j);
         for (int64_t p = 0; p < panels; p++)
             for (int64_t j = 0; j < GEMM_NR; j += 8)
-                copy_8(src + p * GEMM_NR + j, dst + p * distance + kk * GEMM_NR + j);
+                copy_8(src + p * GEMM_NR + j, dst + p * distance + kk * GEMM_NR + j, bf16);
     }
 }
 
 INLINE void copy_a_body(const float *src, int64_t ld, int64_t kc, int64_t strips, int64_t rows,
-                        int64_t last, int64_t distance, float *dst) {
+                        int64_t last, int64_t distance, float *dst, const bool bf16) {
     int64_t all = (strips - 1) * rows + last;
     for (int64_t kk = 0; kk < kc; kk++, src += ld) {
         for (int64_t i = 0; i < all && kk + AHEAD < kc; i += LINE)
@@ -96,11 +136,11 @@ INLINE void copy_a_body(const float *src, int64_t ld, int64_t kc, int64_t strips
             int64_t n = s + 1 < strips ? rows : last, i = 0;
             float *to = dst + s * distance + kk * n;
             for (; i + 8 <= n; i += 8)
-                copy_8(from + i, to + i);
-            for (; i + 4 <= n; i += 4)
+                copy_8(from + i, to + i, bf16);
+            for (; !bf16 && i + 4 <= n; i += 4)
                 memcpy(to + i, from + i, sizeof(Float4));
             for (; i < n; i++)
-                to[i] = from[i];
+                to[i] = take_1(from[i], bf16);
         }
     }
 }
@@ -130,24 +170,32 @@ INLINE double dot_body(const float *x, const float *y, int64_t n) {
     return s;
 }
 
+#define PACKERS(level, bf16, attribute) \
+    attribute static void copy_##level##bf16(const float *src, int64_t n, float *dst) { \
+        copy_body(src, n, dst, bf16); \
+    } \
+    attribute static void transpose_##level##bf16(const float *src, int64_t ld, int64_t kc, \
+                                                  int64_t n, float *dst) { \
+        transpose_body(src, ld, kc, n, dst, bf16); \
+    } \
+    attribute static void copy_b_##level##bf16(const float *src, int64_t ld, int64_t kc, \
+                                               int64_t panels, int64_t distance, float *dst) { \
+        copy_b_body(src, ld, kc, panels, distance, dst, bf16); \
+    } \
+    attribute static void copy_a_##level##bf16(const float *src, int64_t ld, int64_t kc, \
+                                               int64_t strips, int64_t rows, int64_t last, \
+                                               int64_t distance, float *dst) { \
+        copy_a_body(src, ld, kc, strips, rows, last, distance, dst, bf16); \
+    }
+#define PACKER_NAMES(level, bf16) \
+    { copy_##level##bf16, transpose_##level##bf16, copy_b_##level##bf16, copy_a_##level##bf16 }
 #define VECTORS(level, attribute) \
-    attribute static void transpose_##level(const float *src, int64_t ld, int64_t kc, int64_t n, \
-                                            float *dst) { \
-        transpose_body(src, ld, kc, n, dst); \
-    } \
-    attribute static void copy_b_##level(const float *src, int64_t ld, int64_t kc, int64_t panels, \
-                                         int64_t distance, float *dst) { \
-        copy_b_body(src, ld, kc, panels, distance, dst); \
-    } \
-    attribute static void copy_a_##level(const float *src, int64_t ld, int64_t kc, int64_t strips, \
-                                         int64_t rows, int64_t last, int64_t distance, \
-                                         float *dst) { \
-        copy_a_body(src, ld, kc, strips, rows, last, distance, dst); \
-    } \
+    PACKERS(level, 0, attribute) \
+    PACKERS(level, 1, attribute) \
     attribute static double dot_##level(const float *x, const float *y, int64_t n) { \
         return dot_body(x, y, n); \
     } \
-    static const GemmVectors vectors_##level = {transpose_##level, copy_b_##level, copy_a_##level, \
+    static const GemmVectors vectors_##level = {{PACKER_NAMES(level, 0), PACKER_NAMES(level, 1)}, \
                                                 dot_##level};
 
 VECTORS(base, )

@@ -9,7 +9,7 @@
 
 #include "runtime/stgc.h"
 
-#define STGC_STEP_VERSION 2
+#define STGC_STEP_VERSION 3
 
 typedef struct StgcRt StgcRt;
 
@@ -29,6 +29,8 @@ typedef enum {
     STGC_GEMM_ROWS,    /* group e multiplies rows offsets[e]..offsets[e+1] of A with its own B; C rows likewise (grouped matmul) */
     STGC_GEMM_K,       /* group e: C_e = A[rows e]' ... : k runs over rows offsets[e]..offsets[e+1] of A (k-major) and B (weight gradient) */
 } StgcGemmKind;
+/* What operands are rounded to, nearest even, as they are read; products of bf16 are exact, sums are f32. */
+typedef enum { STGC_GEMM_F32, STGC_GEMM_BF16 } StgcGemmPrecision;
 typedef struct StgcGemm {
     StgcGemmKind kind;
     int64_t g1, g2;               /* groups = g1*g2 (g2 = 1 unless two batch axes) */
@@ -45,6 +47,7 @@ typedef struct StgcGemm {
     int accumulate;
     StgcEpilogue epilogue;        /* may be NULL */
     void *env;
+    StgcGemmPrecision precision;
 } StgcGemm;
 
 /* dot[r] = <x_r d_r', mean over the group's rows of x_s d_s'> for rows r of each group e: method.md section 2.

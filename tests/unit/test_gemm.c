@@ -1,6 +1,7 @@
-/* Matrix products against a plain double loop: kinds, strides, odd sizes, gathers, epilogues, on
- * both libraries, and the same bits for any number of threads. Instruction sets are chosen by the
- * environment of the process: STGC_ISA, LIBXSMM_TARGET. */
+/* Matrix products against a plain double loop: kinds, strides, odd sizes, gathers, epilogues, of
+ * f32 and of operands rounded to bf16, on both libraries, and the same bits for any number of
+ * threads. Instruction sets are chosen by the environment of the process: STGC_ISA, LIBXSMM_TARGET.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -35,6 +36,17 @@ static float *copy_floats(const float *p, int64_t n) {
     return q;
 }
 
+/* x rounded to bf16; special_values checks such numbers one by one. */
+static double rounded(float x) {
+    uint32_t bits, rest;
+    memcpy(&bits, &x, sizeof bits);
+    rest = bits & 0xffff;
+    bits -= rest;
+    bits += rest > 0x8000 || (rest == 0x8000 && bits >> 16 & 1) ? 0x10000 : 0;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 /* One element of C by the definition in step.h; *size: the sum of the terms' magnitudes, which
  * bounds the rounding error. */
 static double expect(const StgcGemm *g, const float *c0, int64_t e, int64_t i, int64_t j,
@@ -57,7 +69,8 @@ static double expect(const StgcGemm *g, const float *c0, int64_t e, int64_t i, i
     }
     *size = fabs(sum);
     for (int64_t k = k0; row >= 0 && k < k1; k++) {
-        double term = (double)a[row * g->a_row + k * g->a_col] * b[k * g->b_row + j * g->b_col];
+        float x = a[row * g->a_row + k * g->a_col], y = b[k * g->b_row + j * g->b_col];
+        double term = g->precision == STGC_GEMM_BF16 ? rounded(x) * rounded(y) : (double)x * y;
         sum += term;
         *size += fabs(term);
     }
@@ -86,6 +99,7 @@ static void see_tile(void *env, int64_t group, int64_t m0, int64_t m1, int64_t n
 }
 
 static StgcRt *machines[3];
+static bool with_bf16; /* which no engine changes */
 
 typedef void (*Gemm)(StgcRt *rt, const StgcGemm *g);
 
@@ -144,17 +158,21 @@ static void small_gemm(StgcRt *rt, const StgcGemm *g) {
 /* The engine of large products takes any size; the one of small products, which rounds once, takes
  * what it is given when the service asks it. */
 static void check(StgcGemm g, int64_t c_size, int64_t c_group, bool tiles_only) {
-    check_with(machine_gemm, 5e-7, g, c_size, c_group, tiles_only);
     double groups = g.kind == STGC_GEMM_BATCH ? (double)(g.g1 * g.g2) : 1;
     double work = (double)g.m * (double)g.n * (double)g.k * groups;
-    if (work > 0 && work <= 1 << 18 && g.k <= 512)
-        check_with(small_gemm, 0x1.01p-24, g, c_size, c_group, tiles_only);
+    for (int bf16 = 0; bf16 <= with_bf16; bf16++) {
+        g.precision = bf16 ? STGC_GEMM_BF16 : STGC_GEMM_F32;
+        check_with(machine_gemm, 5e-7, g, c_size, c_group, tiles_only);
+        if (work > 0 && work <= 1 << 18 && g.k <= 512)
+            check_with(small_gemm, 0x1.01p-24, g, c_size, c_group, tiles_only);
+    }
 }
 
 static const char *const engines[] = {"", "xsmm", "onednn"};
 
 static void make_machines(const char *engine) {
     setenv("STGC_GEMM", engine, 1);
+    with_bf16 = !*engine;
     for (int t = 0; t < 3; t++) {
         machines[t] = stgc_rt_new(t + 1);
         assert_non_null(machines[t]);
@@ -166,6 +184,39 @@ static void make_machines(const char *engine) {
 static void free_machines(void) {
     for (int t = 0; t < 3; t++)
         stgc_rt_free(machines[t]);
+}
+
+/* What has no eight bits, or is halfway between two that have. */
+static void special_values(void **state) {
+    static const float x[] = {0x1.01p0f,  0x1.03p0f,   0x1.010002p0f, -0x1.fep127f,
+                              INFINITY,   -INFINITY,   -0.0f,         0x1p-140f,
+                              0x1.fffp0f, 0x1.ffp127f, NAN,           0x1.7e8p-130f};
+    static const float want[] = {0x1p0f, 0x1.04p0f, 0x1.02p0f, -0x1.fep127f, INFINITY, -INFINITY,
+                                 0,      0,         0x1p1f,    INFINITY,     NAN,      0x1.8p-130f};
+    enum { N = sizeof x / sizeof x[0] };
+    make_machines("");
+    for (int form = 0; form < 4; form++) {
+        float one = 1, c[N];
+        StgcGemm g = {.kind = STGC_GEMM_BATCH, .g1 = 1, .g2 = 1, .m = 1, .n = N, .k = 1};
+        g.a = &one;
+        g.b = x;
+        if (form & 1) {
+            g.a = x;
+            g.b = &one;
+            g.m = N;
+            g.n = 1;
+        }
+        g.a_row = g.a_col = g.b_row = 1;
+        g.b_col = 1;
+        g.b_row = g.ldc = g.n;
+        g.c = c;
+        g.precision = STGC_GEMM_BF16;
+        (form & 2 ? small_gemm : machine_gemm)(machines[0], &g);
+        for (int i = 0; i < N; i++)
+            if (isnan(want[i]) ? !isnan(c[i]) : c[i] != want[i])
+                fail_msg("form %d: %a became %a, expected %a", form, x[i], c[i], want[i]);
+    }
+    free_machines();
 }
 
 /* All sides transposed or not, at sizes around strips, panels, tiles and depths. */
@@ -452,15 +503,11 @@ static void nothing_to_do(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain),
-        cmocka_unit_test(aligned_rows),
-        cmocka_unit_test(attention),
-        cmocka_unit_test(tiny_batches),
-        cmocka_unit_test(grouped_rows),
-        cmocka_unit_test(grouped_depth),
-        cmocka_unit_test(narrow_gradients),
-        cmocka_unit_test(parts_alone),
-        cmocka_unit_test(broadcast),
+        cmocka_unit_test(special_values), cmocka_unit_test(plain),
+        cmocka_unit_test(aligned_rows),   cmocka_unit_test(attention),
+        cmocka_unit_test(tiny_batches),   cmocka_unit_test(grouped_rows),
+        cmocka_unit_test(grouped_depth),  cmocka_unit_test(narrow_gradients),
+        cmocka_unit_test(parts_alone),    cmocka_unit_test(broadcast),
         cmocka_unit_test(nothing_to_do),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

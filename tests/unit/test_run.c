@@ -141,7 +141,7 @@ static void steps_that_do_not_fit(void **state) {
     stgc_run_free(a);
     StgcRun *old = stgc_run_new(rt, &old_step);
     assert_int_equal(stgc_run_step(old), STGC_ERR_MODEL);
-    assert_non_null(strstr(stgc_run_error(old), "it has version 3, this runtime expects 2"));
+    assert_non_null(strstr(stgc_run_error(old), "it has version 4, this runtime expects 3"));
     stgc_run_free(old);
     stgc_rt_free(rt);
 }
