@@ -276,8 +276,9 @@ int raise_sum_leaves(Region *r, Node *n, Value **leaf, int most, Value **base);
 Value *raise_combine(Region *r, Value *rows, const Value *like);
 /* Weights of places summed over their axis, which stays as 1 (raise_places.c). */
 Value *places_sum(Region *r, Value *v, int axis);
-/* Fails r if the number of places is a constant of the example although tokens were free. */
-void places_check_frozen(Region *r, Value *from, int64_t places);
+/* Fails r if the number of places is a constant of the example although the tokens of each of
+ * `groups` were free. */
+void places_check_frozen(Region *r, Value *from, int64_t places, int64_t groups);
 /* Moves that only capacity needs: a product with a matrix of zeros and ones, rows scattered to
  * places, a row of padding joined on. */
 MoveResult move_one_hot(Region *r, const View *w, View *o);

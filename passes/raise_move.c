@@ -231,11 +231,33 @@ static bool move_slice_one(Region *r, const View *w, int i, View *o) {
     return true;
 }
 
-static MoveResult move_slice(Region *r, const View *w, View *o) {
-    *o = operand_view(r, w, 0);
-    o->rows = w->rows;
-    for (int i = 0; i < w->n; i++)
-        if (!move_slice_one(r, w, i, o))
+/* Axes of one element where every branch cuts at a place of its own: an axis of experts, so rows.
+ */
+static unsigned slice_parts(const View *w) {
+    unsigned parts = 0;
+    const int64_t *axes, *starts, *first;
+    int count = node_ints(w->v[0]->def, AT_AXES, &axes);
+    for (int i = 1; i < w->n; i++) {
+        const Node *n = w->v[i]->def;
+        const int64_t *other;
+        if (n->nin != 1 || node_ints(n, AT_AXES, &other) != count)
+            return 0;
+        node_ints(n, AT_STARTS, &starts);
+        node_ints(w->v[0]->def, AT_STARTS, &first);
+        for (int k = 0; k < count; k++)
+            if (starts[k] != first[k] && other[k] == axes[k] && w->v[0]->dims[axes[k]] == 1)
+                parts |= 1u << axes[k];
+    }
+    return parts & ~w->rows;
+}
+
+static MoveResult move_slice(Region *r, const View *all, View *o) {
+    View w = *all;
+    w.rows |= slice_parts(all);
+    *o = operand_view(r, &w, 0);
+    o->rows = w.rows;
+    for (int i = 0; i < w.n; i++)
+        if (!move_slice_one(r, &w, i, o))
             return MOVE_FAIL;
     return MOVE_DONE;
 }
@@ -622,7 +644,9 @@ static Value *transpose_features(Region *r, const View *w, const View *o, Value 
     return moved ? op_transpose(&r->b, v, order) : v;
 }
 
-static Value *slice_features(Region *r, const View *w, Value *v, int lead) {
+static Value *slice_features(Region *r, const View *all, Value *v, int lead) {
+    View parts = *all, *w = &parts;
+    parts.rows |= slice_parts(all);
     const Node *n = w->v[0]->def;
     const int64_t *axes, *starts, *ends, *steps;
     int count = node_ints(n, AT_AXES, &axes), nt = node_ints(n, AT_STEPS, &steps);

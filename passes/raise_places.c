@@ -131,6 +131,19 @@ static Value *sum_places(Region *r, Value *v, int axis, Value *limit) {
         s = s ? op_reshape(&r->b, s, v->rank, dims) : NULL;
         break;
     }
+    case OP_MATMUL: /* summed over choices by a product */
+        if (axis != v->rank - 1 || node_int(n, AT_TRANS_B, 0) || n->in[1]->rank < 2)
+            break;
+        t = sum_places(r, n->in[1], n->in[1]->rank - 1, limit);
+        s = t ? op_matmul(&r->b, n->in[0], t, node_int(n, AT_TRANS_A, 0), false) : NULL;
+        break;
+    case OP_TRANSPOSE: {
+        const int64_t *perm;
+        node_ints(n, AT_PERM, &perm);
+        t = sum_places(r, n->in[0], (int)perm[axis], limit);
+        s = t ? op_transpose(&r->b, t, perm) : NULL;
+        break;
+    }
     case OP_CAST:
         if (n->in[0]->dtype == DT_BOOL)
             s = condition_sum(r, n->in[0]->def, axis, limit, v->dtype);
@@ -158,24 +171,25 @@ Value *places_sum(Region *r, Value *v, int axis) {
 
 /* ---- capacity that was frozen ---- */
 
-/* Did an input have a size with a name of the user's? */
-static bool had_free_sizes(const Graph *g) {
+/* How many sizes of inputs had a name of the user's. */
+static int free_sizes(const Graph *g) {
     char fresh[16];
+    int n = 0;
     for (int i = 0; i < g->symbols.n; i++) {
         snprintf(fresh, sizeof fresh, "u%d", i);
-        if (strcmp(g->symbols.at[i], fresh))
-            return true;
+        n += strcmp(g->symbols.at[i], fresh) != 0;
     }
-    return false;
+    return n;
 }
 
 /* The length of the queues is a constant that was stored, although the number of tokens was free at
  * export: it is that of the exporter's example. A length that was computed from sizes, and folded
  * when they were bound, comes from another node. */
-void places_check_frozen(Region *r, Value *from, int64_t places) {
+void places_check_frozen(Region *r, Value *from, int64_t places, int64_t groups) {
     VEC(Value *) queue = {0};
     bool *seen = xcalloc((size_t)r->g->next_value, sizeof *seen);
-    if (had_free_sizes(r->g) && places != r->s->E && places < r->s->T)
+    /* Where groups have queues of their own, one free size is how many groups there are. */
+    if (free_sizes(r->g) > (groups > 1) && places != r->s->E && places < r->s->T / groups)
         vec_push(&queue, from);
     for (int head = 0; head < queue.n && queue.n < 1024 && !r->frozen; head++) {
         const Node *n = queue.at[head]->def;

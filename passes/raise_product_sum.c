@@ -153,6 +153,17 @@ static Value *wide_in(Node *n, const Selection *s, const Facts *f) {
     return split_wide(&w, n->in[0]);
 }
 
+/* Work times a gate for each token and expert. */
+static bool is_gated(const Selection *s, const Facts *f, const Value *v) {
+    const Node *n = v->def;
+    while (n->op == OP_CAST)
+        n = n->in[0]->def;
+    for (int i = 0; i < 2 && n->op == OP_MUL; i++)
+        if (value_count(n->in[i]) == s->T * s->E && routed(f, n->in[i]))
+            return true;
+    return false;
+}
+
 /* A product with rows [T, E·I] that were put together from [T, E, I]. */
 static Value *wide_out(Node *n, const Selection *s, const Facts *f) {
     const Value *x = n->in[0],
@@ -160,8 +171,7 @@ static Value *wide_out(Node *n, const Selection *s, const Facts *f) {
     int64_t E = s->E;
     if (!a || a->rank < 3 || !value_known(a) || a->dims[a->rank - 2] != E ||
         a->dims[a->rank - 1] * E != x->dims[x->rank - 1] ||
-        value_count(a) != s->T * E * a->dims[a->rank - 1] ||
-        !(is(f->chosen, f->n, a) || is(f->scored, f->n, a)))
+        value_count(a) != s->T * E * a->dims[a->rank - 1] || !is_gated(s, f, a))
         return NULL;
     Builder b = builder_before(n);
     bool trans = node_int(n, AT_TRANS_B, 0), parted = !trans;

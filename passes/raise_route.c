@@ -288,37 +288,6 @@ static bool over_last_axis(const Node *n) {
            (n->op == OP_SOFTMAX && (axis == -1 || axis == n->in[0]->rank - 1));
 }
 
-bool selection_behind(Value *v, int64_t T, int E, Selection *out) {
-    VEC(Value *) queue = {0};
-    Node *best = NULL;
-    bool *seen = xcalloc((size_t)v->def->graph->next_value, sizeof *seen);
-    vec_push(&queue, v);
-    for (int head = 0; head < queue.n && queue.n < 4096 && !best; head++) {
-        Node *n = queue.at[head]->def;
-        const Value *y = n->out[0];
-        bool wide = y->rank >= 2 && last_dim(y) >= 2 && last_dim(y) <= 65536 &&
-                    dtype_is_float(y->dtype) && (E == 0 || last_dim(y) == E) && value_known(y) &&
-                    value_count(y) == T * last_dim(y);
-        if (wide && (over_last_axis(n) || n->op == OP_MATMUL))
-            best = n;
-        if (n->op == OP_MATMUL || n->op == OP_COMBINE || (op_info[n->op].flags & OPF_LEAF))
-            continue;
-        for (int i = 0; i < n->nin; i++)
-            if (n->in[i] && !seen[n->in[i]->id]) {
-                seen[n->in[i]->id] = true;
-                vec_push(&queue, n->in[i]);
-            }
-    }
-    vec_free(&queue);
-    free(seen);
-    if (!best)
-        return false;
-    Value *z = best->op == OP_MATMUL ? best->out[0] : without_casts(best->in[0]);
-    *out = (Selection){
-        .value = z, .node = best, .scores = best->out[0], .T = T, .E = (int)last_dim(best->out[0])};
-    return true;
-}
-
 /* A product with a weight, perhaps with a bias added. */
 static bool is_linear(const Value *v) {
     const Node *n = v->def;
@@ -337,6 +306,39 @@ static bool is_linear(const Value *v) {
             return true;
     }
     return false;
+}
+
+bool selection_behind(Value *v, int64_t T, int E, Selection *out) {
+    VEC(Value *) queue = {0};
+    Node *best = NULL;
+    bool *seen = xcalloc((size_t)v->def->graph->next_value, sizeof *seen);
+    vec_push(&queue, v);
+    for (int head = 0; head < queue.n && queue.n < 4096 && !best; head++) {
+        Node *n = queue.at[head]->def;
+        const Value *y = n->out[0];
+        bool wide = y->rank >= 2 && last_dim(y) >= 2 && last_dim(y) <= 65536 &&
+                    dtype_is_float(y->dtype) && (E == 0 || last_dim(y) == E) && value_known(y) &&
+                    value_count(y) == T * last_dim(y);
+        if (wide && (over_last_axis(n) || n->op == OP_MATMUL))
+            best = n;
+        bool mixes = n->op == OP_MATMUL && !is_linear(y); /* gates with one-hots: an einsum */
+        if ((n->op == OP_MATMUL && !mixes) || n->op == OP_COMBINE ||
+            (op_info[n->op].flags & OPF_LEAF))
+            continue;
+        for (int i = 0; i < n->nin; i++)
+            if (n->in[i] && !seen[n->in[i]->id]) {
+                seen[n->in[i]->id] = true;
+                vec_push(&queue, n->in[i]);
+            }
+    }
+    vec_free(&queue);
+    free(seen);
+    if (!best)
+        return false;
+    Value *z = best->op == OP_MATMUL ? best->out[0] : without_casts(best->in[0]);
+    *out = (Selection){
+        .value = z, .node = best, .scores = best->out[0], .T = T, .E = (int)last_dim(best->out[0])};
+    return true;
 }
 
 /* silu: a sigmoid that gates its own operand is an activation. */

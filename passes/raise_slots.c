@@ -22,17 +22,34 @@ static bool is_hot(const Region *r, const Value *v) {
 
 /* ---- candidates ---- */
 
-/* W[T,E,C] of a product [T, E*C] x [E*C, H]. */
+/* W[T,E,C] of a product [T, E*C] x [E*C, H]; or W[G,S,E,C] of [G, S, E*C] x [G, E*C, H], where each
+ * group of tokens (a sequence, an image) has queues of its own. */
 static Value *place_weights(const Node *n) {
     const Value *y = n->out[0], *a = n->in[0];
-    if (n->op != OP_MATMUL || y->rank != 2 || a->rank != 2 || a->def->op != OP_RESHAPE ||
-        node_int(n, AT_TRANS_A, 0) || !dtype_is_float(a->dtype))
+    if (n->op != OP_MATMUL || y->rank < 2 || y->rank > 3 || a->rank != y->rank ||
+        n->in[1]->rank != y->rank || a->def->op != OP_RESHAPE || node_int(n, AT_TRANS_A, 0) ||
+        node_int(n, AT_TRANS_B, 0) || !dtype_is_float(a->dtype))
         return NULL;
     Value *w = a->def->in[0];
     while (w->def->op == OP_CAST && dtype_is_float(w->def->in[0]->dtype))
         w = w->def->in[0];
-    bool fits = w->rank == 3 && w->dims[0] >= 1 && w->dims[0] == a->dims[0] && w->dims[1] >= 2;
+    bool fits = w->rank == a->rank + 1 && w->dims[w->rank - 2] >= 2;
+    for (int k = 0; fits && k + 1 < a->rank; k++)
+        fits = w->dims[k] >= 1 && w->dims[k] == a->dims[k];
     return fits ? w : NULL;
+}
+
+/* Groups of tokens with queues of their own. */
+static int64_t groups_of(const Value *weights) {
+    return weights->rank == 4 ? weights->dims[0] : 1;
+}
+
+static int64_t experts_in(const Value *weights) {
+    return weights->dims[weights->rank - 2];
+}
+
+static int64_t tokens_in(const Value *weights) {
+    return groups_of(weights) * weights->dims[weights->rank - 3];
 }
 
 /* The sum that a gathered place ends up in: through weights and views to the last of a run of
@@ -76,7 +93,8 @@ void slot_roots_find(Graph *g, SlotRoots *out) {
 bool slot_root_selection(const SlotRoot *root, Selection *out) {
     bool found = false;
     if (root->gates) {
-        found = selection_behind(root->gates, root->gates->dims[0], (int)root->gates->dims[1], out);
+        found = selection_behind(root->gates, tokens_in(root->gates), (int)experts_in(root->gates),
+                                 out);
         out->K = out->E;
     } else {
         const Value *y = root->node->out[0], *idx = root->gather->in[1];
@@ -94,34 +112,54 @@ bool slot_root_selection(const SlotRoot *root, Selection *out) {
 
 /* ---- moves ---- */
 
-/* A product with a matrix that has a single 1 in each row that is read: a gather. */
+/* Where operand x of a batched product keeps its batch: the number of its batches, or 0 if they are
+ * not those of the result (nor one for all). */
+static int64_t batches_of(const Value *x, const Value *y) {
+    int64_t n = 1;
+    if (x->rank == 2)
+        return 1;
+    for (int k = 0; k + 2 < x->rank; k++) {
+        if (x->rank != y->rank || x->dims[k] != y->dims[k] || x->dims[k] < 1)
+            return 0;
+        n *= x->dims[k];
+    }
+    return n;
+}
+
+/* A product with matrices that have a single 1 in each row that is read: a gather. */
 MoveResult move_one_hot(Region *r, const View *w, View *o) {
     const Node *n = w->v[0]->def;
-    Value *d = n->in[0], *x = n->in[1];
+    Value *y = n->out[0], *d = n->in[0], *x = n->in[1];
     bool ta = node_int(n, AT_TRANS_A, 0);
-    if (!r->slots || w->n != 1 || w->rows != 1 || w->v[0]->rank != 2 || d->rank != 2 ||
-        x->rank != 2 || node_int(n, AT_TRANS_B, 0) || !is_chosen(r, d) || is_hot(r, d))
+    if (!r->slots || w->n != 1 || y->rank < 2 || w->rows != (1u << (y->rank - 1)) - 1 ||
+        d->rank < 2 || x->rank < 2 || node_int(n, AT_TRANS_B, 0) || !is_chosen(r, d) ||
+        is_hot(r, d))
         return MOVE_NONE;
     const RTensor *m = probe_value(r->probe, d);
-    if (!m || m->dims[ta ? 1 : 0] != w->map[0]->n)
+    int64_t nd = batches_of(d, y), nx = batches_of(x, y);
+    if (!m || !nd || !nx)
         return MOVE_NONE;
-    int64_t rows = w->map[0]->n, cols = m->dims[ta ? 0 : 1];
-    RowMap *map = map_new(r, cols);
-    for (int64_t p = 0; p < rows; p++) {
-        int64_t at = -1;
-        for (int64_t t = 0; t < cols; t++) {
-            double v = m->f[ta ? t * rows + p : p * cols + t];
-            if (v != 0 && (v != 1 || at >= 0) && w->map[0]->at[p].t != ROW_FREE)
-                return MOVE_NONE;
-            at = v != 0 ? t : at;
-        }
+    int64_t rows = m->dims[m->rank - (ta ? 1 : 2)], cols = m->dims[m->rank - (ta ? 2 : 1)];
+    int64_t all = w->map[0]->n;
+    if (rows < 1 || all % rows || (nd > 1 && nd * rows != all) || (nx > 1 && nx * rows != all))
+        return MOVE_NONE;
+    RowMap *map = map_new(r, nx * cols);
+    for (int64_t p = 0; p < all; p++) {
+        const double *at = m->f + (nd > 1 ? p / rows * rows * cols : 0);
+        int64_t row = p % rows, hit = -1;
         if (w->map[0]->at[p].t == ROW_FREE)
             continue;
-        if (at < 0)
+        for (int64_t t = 0; t < cols; t++) {
+            double v = at[ta ? t * rows + row : row * cols + t];
+            if (v != 0 && (v != 1 || hit >= 0))
+                return MOVE_NONE;
+            hit = v != 0 ? t : hit;
+        }
+        if (hit < 0)
             return MOVE_NONE;
-        entry_merge(&map->at[at], w->map[0]->at[p]);
+        entry_merge(&map->at[(nx > 1 ? p / rows * cols : 0) + hit], w->map[0]->at[p]);
     }
-    *o = view_single(r, x, 1, map);
+    *o = view_single(r, x, (1u << (x->rank - 1)) - 1, map);
     return MOVE_DONE;
 }
 
@@ -205,20 +243,21 @@ MoveResult move_padded(Region *r, const View *w, View *o) {
 
 /* Reads off W which token each place holds. False if a place holds two, or a token has two places
  * at one expert. */
-static bool fill_from_weights(Region *r, const RTensor *w, RowMap *m) {
+static bool fill_from_weights(Region *r, const RTensor *w, int64_t groups, RowMap *m) {
     const Selection *s = r->s;
-    int64_t C = w->dims[2];
+    int64_t C = w->dims[w->rank - 1], places = s->E * C;
     for (int64_t t = 0; t < s->T; t++)
-        for (int64_t i = 0; i < s->E * C; i++) {
+        for (int64_t i = 0; i < places; i++) {
             int e = (int)(i / C);
-            if (w->f[t * s->E * C + i] == 0)
+            if (w->f[t * places + i] == 0)
                 continue;
             int32_t *slot = &r->probe->route.slot[t * s->E + e];
-            if (m->at[i].t != ROW_FREE || *slot >= 0)
+            Entry *place = &m->at[t / (s->T / groups) * places + i];
+            if (place->t != ROW_FREE || *slot >= 0)
                 return false;
             *slot = e;
             r->probe->route.idx[t * s->K + e] = e;
-            m->at[i] = (Entry){(int32_t)t, e, e};
+            *place = (Entry){(int32_t)t, e, e};
         }
     return true;
 }
@@ -237,6 +276,8 @@ static int most_of_a_token(const Region *r) {
 
 static int count_terms(const Value *w) {
     const Node *n = w->def;
+    if (n->op == OP_MATMUL) /* summed over the choices by a product */
+        return (int)n->in[0]->dims[n->in[0]->rank - 1];
     return n->op == OP_ADD ? count_terms(n->in[0]) + count_terms(n->in[1]) : 1;
 }
 
@@ -247,20 +288,21 @@ static Value *raise_weighted(Region *r, const SlotRoot *root) {
     int64_t te[] = {s->T, s->E};
     if (!is_chosen(r, root->gates) || is_hot(r, root->gates) || !is_hot(r, rows))
         return NULL;
-    if (!w || w->rank != 3 || w->dims[0] != s->T || w->dims[1] != s->E)
+    int64_t groups = groups_of(root->gates);
+    if (!w || w->rank != root->gates->rank || w->count != s->T * s->E * w->dims[w->rank - 1])
         return raise_fail(r, root->node, "weights of tokens, experts and places cannot be read");
-    RowMap *m = map_new(r, s->E * w->dims[2]);
-    places_check_frozen(r, root->gates, w->dims[2]);
+    RowMap *m = map_new(r, groups * s->E * w->dims[w->rank - 1]);
+    places_check_frozen(r, root->gates, w->dims[w->rank - 1], groups);
     if (r->frozen)
         return NULL;
-    if (!fill_from_weights(r, w, m))
+    if (!fill_from_weights(r, w, groups, m))
         return raise_fail(r, root->node, "a place holds more than one token here");
     int terms = count_terms(root->gates), most = most_of_a_token(r);
     s->top_k = terms < s->E && most <= terms ? terms : 0;
-    if (!(gates = places_sum(r, root->gates, 2)))
+    if (!(gates = places_sum(r, root->gates, root->gates->rank - 1)))
         return raise_fail(r, root->node, "the weights of places cannot be summed");
     r->sel = op_reshape(&r->b, gates, 2, te);
-    View w_rows = view_single(r, rows, 1, m);
+    View w_rows = view_single(r, rows, (1u << (rows->rank - 1)) - 1, m);
     Rows y = raise_rows(r, &w_rows);
     if (!y.v || y.uniform)
         return NULL;
@@ -483,7 +525,7 @@ Value *raise_slot_root(Region *r, const SlotRoot *root, Value **base) {
     if (!is_hot(r, root->gather->in[0]) || !is_chosen(r, root->gather->in[1]))
         return NULL;
     if (root->gather->in[0]->dims[0] >= r->s->E)
-        places_check_frozen(r, root->gather->in[1], root->gather->in[0]->dims[0] / r->s->E);
+        places_check_frozen(r, root->gather->in[1], root->gather->in[0]->dims[0] / r->s->E, 1);
     if (r->frozen)
         return NULL;
     return root->node->op == OP_REDUCE_SUM ? raise_reduced(r, root) : raise_choices(r, root, base);
