@@ -71,11 +71,14 @@
     F(CVT, "cvt." PTX_ROUND1 ".{f16,bf16,f32,f64}.{u8,s8," PTX_INTS "}", "=t y") \
     F(CVT, "cvt.{rni,rzi,rmi,rpi}.[ftz].[sat].f32.f32", "=t s") \
     F(CVT, "cvt.{rni,rzi,rmi,rpi}.f64.f64", "=t s") \
+    F(CVT, "cvt.{rni,rzi,rmi,rpi}.[ftz].f16.f16", "=t s") \
+    F(CVT, "cvt.{rni,rzi,rmi,rpi}.bf16.bf16", "=t s") \
     F(CVT, "cvt.[ftz].[sat].f32.f32", "=t s") \
     F(CVT, "cvt." PTX_ROUND1 ".[ftz].[sat].f32.f64", "=t s") \
     F(CVT, "cvt.[ftz].f64.f32", "=t s") \
     F(CVT, "cvt.[ftz].{f32,f64}.f16", "=t s") \
-    F(CVT, "cvt.f32.bf16", "=t s") \
+    F(CVT, "cvt.{f32,f64}.bf16", "=t s") \
+    F(CVT, "cvt.rn.bf16.f64", "=t s") \
     F(CVT, "cvt.{rn,rz,rm,rp}.[ftz].f16.f32", "=t s") \
     F(CVT, "cvt.rn.f16.f64", "=t s") \
     F(CVT, "cvt.{rn,rz}.[relu].bf16.f32", "=t s") \

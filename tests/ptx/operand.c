@@ -194,6 +194,17 @@ static bool parse_name(PtxParser *p, PtxOperand *o, int type, PtxToken t) {
             return true;
         }
     }
+    if (ptx_token_is(t, "WARP_SZ")) {
+        int width = ptx_type_bits(type);
+        *o = (PtxOperand){.kind = O_VALUE,
+                          .base = BASE_IMM,
+                          .bits = (uint8_t)width,
+                          .is64 = width == 64,
+                          .reg = -1,
+                          .imm = LANES};
+        o->at = ptx_imm(p, LANES, width);
+        return true;
+    }
     PtxSym *y = ptx_sym_find(p, t.s, t.n);
     if (!y || y->kind == SYM_REG) {
         ptx_problem(p, t.line, "'%.*s' is not declared", (int)t.n, t.s);

@@ -617,6 +617,14 @@ static void conversions(void **state) {
     V2("cvt.rn.bf16x2.f32", "r:ff", 0x3f804000, f(1), f(2)); /* the first operand is the upper */
     V2("cvt.rn.f16x2.f32", "r:ff", 0x3c004000, f(1), f(2));
     V2("cvt.rn.relu.f16x2.f32", "r:ff", 0x4000, f(-1), f(2));
+    V1("cvt.rni.f16.f16", "h:h", 0x4000, 0x4100); /* 2.5 */
+    V1("cvt.rpi.f16.f16", "h:h", 0x4200, 0x4100);
+    V1("cvt.rmi.bf16.bf16", "h:h", 0xc040, 0xc020); /* -2.5 */
+    V1("cvt.rzi.bf16.bf16", "h:h", 0xc000, 0xc020);
+    V1("cvt.f64.bf16", "g:h", g(-2.5), 0xc020);
+    V1("cvt.rn.bf16.f64", "h:g", 0x3f80, g(1 + 0x1p-8));           /* tie to even */
+    V1("cvt.rn.bf16.f64", "h:g", 0x3f81, g(1 + 0x1p-8 + 0x1p-40)); /* one rounding, not two */
+    V1("mov.u32 $d, WARP_SZ", "r:r", 32, 0);
     V1("cvt.rna.tf32.f32", "r:f", f(1 + 0x1p-10f), f(1 + 0x1p-11f)); /* ties away */
     V1("cvt.rna.tf32.f32", "r:f", f(1), f(1 + 0x1.fep-12f));
     V1("cvt.rna.tf32.f32", "r:f", f(-(1 + 0x1p-10f)), f(-(1 + 0x1p-11f)));
