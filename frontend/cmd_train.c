@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "frontend/cmd_compile.h"
+#include "frontend/cmd_nan.h"
 #include "runtime/schedule.h"
 
 /* ---- preparing ---- */
@@ -44,11 +45,15 @@ static bool make_engines(Train *t) {
 
 /* ---- one step ---- */
 
-static void set_hyper(Train *t, Engine *e) {
+static Tensor hyper_of(const Train *t, float values[8]) {
     StgcTraining numbers = identity_training(t->job.recipe);
-    float values[8];
     stgc_schedule_hyper(&numbers, t->step + 1, stgc_schedule_rate(&numbers, t->step + 1), values);
-    Tensor hyper = {.dtype = DT_F32, .rank = 1, .dims = {8}, .data = values};
+    return (Tensor){.dtype = DT_F32, .rank = 1, .dims = {8}, .data = values};
+}
+
+static void set_hyper(Train *t, Engine *e) {
+    float values[8];
+    Tensor hyper = hyper_of(t, values);
     engine_input(e, "hyper", &hyper);
 }
 
@@ -71,22 +76,13 @@ static const char *first_nan_output(const SumList *sums) {
     return NULL;
 }
 
-/* A loss that is no number ends the training: says which, and what first became so. */
+/* A loss that is no number ends the training. */
 static bool check_losses(Train *t, const SumList *sums) {
-    Diag *d = &t->job.model_diag;
     for (int i = 0; i < sums->n; i++) {
         const Sums *s = &sums->at[i];
         if (strncmp(s->name, "loss/", 5) || !s->n || isfinite(s->at[0]))
             continue;
-        const char *node = engine_first_bad(t->micro, &d->arena), *output = first_nan_output(sums);
-        diag_error(d, EXIT_NUMERIC, "step %lld: %s is %s", (long long)t->step + 1, s->name,
-                   isnan(s->at[0]) ? "NaN" : "infinite");
-        if (node)
-            diag_more(d, "the first to become so: %s", node);
-        else if (output)
-            diag_more(d, "the first metric to become so: %s", output);
-        diag_more(d, "checkpoints before it are kept; try a smaller optimizer.lr, or "
-                     "optimizer.clip_norm: 1.0");
+        t->stop = (struct TrainStop){s->name, first_nan_output(sums), isnan(s->at[0])};
         return false;
     }
     return true;
@@ -241,6 +237,96 @@ static bool check_batch(Train *t) {
     return !labels || labels_check(&t->labels, labels, &counted, &t->job.data_diag);
 }
 
+/* ---- why a loss is no number ---- */
+
+enum { MOST_STEPS = 200 }; /* that are worth making again to find out */
+
+static bool prepare(Train *t, bool *stopped) {
+    return job_load_recipe(&t->job) && train_open_data(t) && job_bind(&t->job) &&
+           compile(t, stopped);
+}
+
+/* The batches of the next step, looked into one after the other. */
+static NanOrigin look_into_step(Train *t, const char *param, Arena *a) {
+    NanOrigin found = {0};
+    float values[8];
+    Tensor hyper = hyper_of(t, values);
+    NanStep s = {t->step_graph, t->micro, &t->job.data, &hyper, t->job.o->mem_limit};
+    for (int64_t m = 0; m < t->job.recipe->train.accumulate && !found.text; m++) {
+        int64_t counted;
+        if (!train_next_batch(t, &counted))
+            break;
+        found = nan_origin(&s, param, a);
+        if (found.text)
+            break;
+        set_hyper(t, t->micro);
+        engine_step(t->micro, &t->job.data_diag);
+    }
+    return found;
+}
+
+/* Trains again up to the step, which gives the same bits, from the newest checkpoint or the start:
+ * the state that the step began with is gone. */
+static NanOrigin replay(const Options *o, int64_t step, const char *param, Arena *a) {
+    Options quiet = *o;
+    Train t = {.lock = -1};
+    NanOrigin found = {0};
+    bool stopped = false;
+    quiet.quiet = true;
+    quiet.dump = quiet.stop_after = NULL;
+    job_begin(&t.job, &quiet);
+    bool ok = job_load_model(&t.job);
+    if (ok)
+        t.model_hash = identity_model(t.job.g);
+    ok = ok && prepare(&t, &stopped) && !stopped;
+    if (ok) {
+        t.recipe_text = identity_recipe(t.job.recipe);
+        t.labels = label_rule(t.step_graph, t.job.recipe);
+    }
+    ok = ok && make_engines(&t) && (stgc_checkpoint_last_step(o->out) < 0 || train_resume(&t)) &&
+         step - t.step <= MOST_STEPS;
+    while (ok && t.step + 1 < step) {
+        Arena scratch = {0};
+        SumList sums = {0};
+        bool trained;
+        ok = one_step(&t, &sums, &scratch, &trained);
+        t.step++;
+        vec_free(&sums);
+        arena_free(&scratch);
+    }
+    if (ok && t.step + 1 == step)
+        found = look_into_step(&t, param, a);
+    Diag *said[] = {&t.job.model_diag, &t.job.recipe_diag, &t.job.set_diag, &t.job.data_diag,
+                    &t.job.out_diag};
+    for (int i = 0; i < COUNT_OF(said); i++)
+        said[i]->messages.n = said[i]->errors = 0;
+    train_free(&t);
+    job_end(&t.job, EXIT_OK);
+    return found;
+}
+
+/* Says which loss ended the training and where that began. */
+static void report_stop(Train *t) {
+    Diag *d = &t->job.model_diag;
+    int64_t step = t->step + 1;
+    engine_free(t->apply); /* two trainings need not fit into memory */
+    engine_free(t->micro);
+    t->apply = t->micro = NULL;
+    diag_error(d, EXIT_NUMERIC, "step %lld: %s is %s", (long long)step, t->stop.loss,
+               t->stop.nan ? "NaN" : "infinite");
+    NanOrigin first = replay(t->job.o, step, NULL, &d->arena), before = {0};
+    if (first.param && !t->apply_graph)
+        before = replay(t->job.o, step - 1, first.param, &d->arena);
+    if (first.text)
+        diag_more(d, "the first to become so: %s", first.text);
+    if (before.text)
+        diag_more(d, "since its update in step %lld: %s", (long long)step - 1, before.text);
+    if (!first.text && t->stop.output)
+        diag_more(d, "the first metric to become so: %s", t->stop.output);
+    diag_more(d, "checkpoints before it are kept; try a smaller optimizer.lr, or "
+                 "optimizer.clip_norm: 1.0");
+}
+
 int cmd_train(const Options *o) {
     if (is_library(o->model))
         return library_train(o);
@@ -250,14 +336,15 @@ int cmd_train(const Options *o) {
     bool ok = job_load_model(&t.job);
     if (ok)
         t.model_hash = identity_model(t.job.g);
-    ok = ok && job_load_recipe(&t.job) && train_open_data(&t) && job_bind(&t.job) &&
-         compile(&t, &stopped);
+    ok = ok && prepare(&t, &stopped);
     if (ok && !stopped) {
         t.recipe_text = identity_recipe(t.job.recipe);
         t.labels = label_rule(t.step_graph, t.job.recipe);
         ok = job_check_weights(&t.job, t.step_graph, true) &&
              job_check_inputs(&t.job, t.step_graph, true) && check_batch(&t) && execute(&t);
     }
+    if (t.stop.loss)
+        report_stop(&t);
     train_free(&t);
     return job_end(&t.job, EXIT_OK);
 }

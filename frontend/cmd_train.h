@@ -21,6 +21,10 @@ typedef struct Train {
     char *recipe_text; /* canonical */
     int lock;
     StgcMetrics *metrics;
+    struct TrainStop { /* a loss that was no number ended it */
+        const char *loss, *output; /* NULL: it did not; the first metric that is NaN, or NULL */
+        bool nan;
+    } stop;
 } Train;
 
 /* ---- cmd_train_log.c: what a step reports ---- */

@@ -46,6 +46,7 @@ labels[1, 3] = 99
 batch("label99.npz", labels=labels)
 batch("ignored.npz", labels=np.full_like(ids, -100))
 batch("nan.npz", scale=np.array([1, np.nan], np.float32).reshape(2, 1, 1))
+batch("big.npz", scale=np.full((2, 1, 1), 1e38, np.float32))
 batch("misnamed.npz", input_ids=None, input_idz=ids)
 batch("flat.npz", input_ids=ids.reshape(-1))
 batch("float_ids.npz", input_ids=ids.astype(np.float32))
