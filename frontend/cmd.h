@@ -23,15 +23,16 @@ typedef struct Options {
     StrList sets, dims, skip, freeze;
     const char *dump, *stop_after;
     const char *march;  /* compile: NULL: x86-64-v3 and v4 */
-    const char *target; /* compile: NULL: this CPU's kind */
+    const char *target; /* cpu, x86-64, sm_80 …; NULL: not given */
     const char *params; /* export */
     const char *json_file, *csv, *html, *compare; /* bench */
     const char *emit; /* transform: NULL: gradients */
     EngineKind engine;
     int64_t threads, steps, rounds, mem_limit, max_nodes, max_heap; /* 0: not given */
     int64_t opset;                                          /* 0: not given */
+    int64_t device;                                         /* number of the GPU */
     bool unfused, require_moe, allow_unraised, quiet, verbose, json, resume, sort;
-    bool external_data, initial_values;
+    bool external_data, initial_values, emulate;
     bool help, version, list_passes;
 } Options;
 
@@ -122,6 +123,14 @@ LabelRule label_rule(const Graph *g, const Recipe *r);
  * range. */
 bool labels_check(const LabelRule *rule, const Tensor *labels, int64_t *counted, Diag *d);
 
+/* ---- machines ---- */
+const char *device_target(const Options *o); /* "sm_80" …; NULL: this CPU */
+/* The GPU of --device, or with --emulate the emulator beside the program, which is said. */
+bool device_choose(const Options *o, StgcCudaOptions *out, Diag *d);
+StgcRt *device_open(const Options *o, Diag *d); /* NULL: no memory for a CPU's, else with a diagnostic */
+/* A text of the runtime about a GPU, as a diagnostic of several lines. */
+void device_error(Diag *d, StgcStatus status, const char *text);
+
 /* ---- engines: one interface over the reference evaluator and compiled code ---- */
 typedef struct Engine Engine;
 typedef struct EngineSlot {
@@ -134,7 +143,7 @@ typedef struct EngineSlot {
 /* Makes the view current: needed before writing into a slot, and before reading after another
  * engine ran. */
 void engine_refresh(EngineSlot *s);
-/* Takes over nothing: g must outlive the engine. `share`: params and state are those of another
+/* Takes over nothing: g and d must outlive the engine. `share`: params and state are those of another
  * engine, by name. NULL with diagnostics. */
 Engine *engine_new(Graph *g, const Options *o, Engine *share, Diag *d);
 void engine_free(Engine *e);
@@ -143,7 +152,10 @@ bool engine_step(Engine *e, Diag *d);                            /* one step; up
 /* An output of the last step as a tensor of type t (DT_NONE: its own); NULL if there is none of
  * that name. */
 Tensor *engine_output(Engine *e, Arena *a, const char *name, DType t);
-int engine_slots(Engine *e, const EngineSlot **at); /* params, frozen, state; views made current */
+int engine_slots(Engine *e, const EngineSlot **at); /* params, frozen, state; views made current, to read */
+/* Whether all views that were asked for hold what they should: a GPU may have failed. Else a diagnostic where
+ * engine_new put its own. */
+bool engine_sound(Engine *e);
 const char *engine_describe(Engine *e, Arena *a);   /* for -v: machine, memory */
 /* The user's node whose result is the first to hold a NaN or Inf though its operands do not, or
  * NULL if unknown. */

@@ -18,6 +18,8 @@ bool is_library(const char *path);
 int library_step(const Options *o);
 int library_train(const Options *o);
 typedef struct Stgc Stgc;
+/* The library of the command line on the machine of its options; NULL with a diagnostic. */
+Stgc *library_open(Job *j);
 /* The error of the last call with h, told of `d`; false. */
 bool library_fault(Diag *d, Stgc *h);
 /* The job's recipe: the one given with -c, which must be the library's, or the library's own; --set

@@ -1,5 +1,5 @@
 /* cmd_engine.c: one interface over the two ways to execute a compiled graph: the reference
- * evaluator (float64, for truth) and machine code (codegen + runtime). Parameters and state keep
+ * evaluator (float64, for truth) and machine code or PTX (codegen + runtime). Parameters and state keep
  * their storage types between steps in both, so that a checkpoint holds all there is. */
 #include <math.h>
 #include <stdlib.h>
@@ -25,6 +25,8 @@ struct Engine {
     StgcRt *rt;
     bool owns_rt;
     StgcRun *run;
+    bool failed; /* a GPU did not give what was asked for */
+    Diag *said;  /* where a GPU's faults go: they are none of the data */
 };
 
 /* ---- the reference evaluator ---- */
@@ -101,15 +103,35 @@ static ParamKind slot_kind(StgcSlotKind k) {
     }
 }
 
-static Tensor slot_tensor(Engine *e, const StgcSlot *s) {
-    Tensor t = {
-        .dtype = dtype_from_onnx(s->type), .rank = s->rank, .data = stgc_run_data(e->run, s)};
+/* A view to read, or to write too; without data where a GPU failed. */
+static Tensor slot_tensor(Engine *e, const StgcSlot *s, bool write) {
+    Tensor t = {.dtype = dtype_from_onnx(s->type), .rank = s->rank};
+    t.data = write ? stgc_run_data(e->run, s) : (void *)(uintptr_t)stgc_run_read(e->run, s);
     memcpy(t.dims, s->dims, sizeof *s->dims * (size_t)s->rank);
+    e->failed |= !t.data;
     return t;
 }
 
 static FILE *dump_if(const Options *o, const char *name) {
     return o->dump && !strcmp(o->dump, name) ? stdout : NULL;
+}
+
+/* The run, on the machine that is asked for or the one it shares with. */
+static bool start_run(Engine *e, const Options *o, Engine *share, Diag *d) {
+    const StgcStep *step = compiled_step(e->compiled);
+    int errors = d->errors;
+    e->owns_rt = !share;
+    e->rt = share ? share->rt : device_open(o, d);
+    if (e->rt)
+        e->run = share ? stgc_run_new_shared(e->rt, step, share->run) : stgc_run_new(e->rt, step);
+    if (e->run && stgc_run_status(e->run) != STGC_OK)
+        device_error(d, stgc_run_status(e->run), stgc_run_error(e->run));
+    else if (!e->run && d->errors == errors) {
+        diag_error(d, EXIT_RESOURCE, "no memory for a step of %lld bytes",
+                   (long long)step->arena_bytes);
+        diag_more(d, "make batch or sequence smaller");
+    }
+    return d->errors == errors;
 }
 
 static bool compiled_new(Engine *e, const Options *o, Engine *share, Diag *d) {
@@ -118,7 +140,8 @@ static bool compiled_new(Engine *e, const Options *o, Engine *share, Diag *d) {
                          .dump_loops = dump_if(o, "loops"),
                          .dump_llvm = dump_if(o, "llvm"),
                          .dump_asm = dump_if(o, "asm")};
-    e->compiled = codegen_x86(e->g, &co, d);
+    const char *gpu = device_target(o);
+    e->compiled = gpu ? codegen_nvptx(e->g, &co, gpu, d) : codegen_x86(e->g, &co, d);
     if (!e->compiled)
         return false;
     const StgcStep *step = compiled_step(e->compiled);
@@ -128,24 +151,16 @@ static bool compiled_new(Engine *e, const Options *o, Engine *share, Diag *d) {
         diag_more(d, "raise --mem-limit, or make batch or sequence smaller");
         return false;
     }
-    e->owns_rt = !share;
-    e->rt = share ? share->rt : stgc_rt_new((int)o->threads);
-    if (e->rt)
-        e->run = share ? stgc_run_new_shared(e->rt, step, share->run) : stgc_run_new(e->rt, step);
-    if (!e->run) {
-        diag_error(d, EXIT_RESOURCE, "no memory for a step of %lld bytes",
-                   (long long)step->arena_bytes);
-        diag_more(d, "make batch or sequence smaller");
+    if (!start_run(e, o, share, d))
         return false;
-    }
     for (uint32_t i = 0; i < step->nslots; i++) {
         const StgcSlot *s = &step->slots[i];
         if (s->kind == STGC_SLOT_INPUT || s->kind == STGC_SLOT_OUTPUT)
             continue;
-        EngineSlot slot = {s->name, slot_kind(s->kind), slot_tensor(e, s), e, s};
+        EngineSlot slot = {s->name, slot_kind(s->kind), slot_tensor(e, s, false), e, s};
         vec_push(&e->slots, slot);
     }
-    return true;
+    return engine_sound(e);
 }
 
 static const StgcSlot *find_slot(const Engine *e, const char *name, bool input) {
@@ -164,6 +179,7 @@ Engine *engine_new(Graph *g, const Options *o, Engine *share, Diag *d) {
     e->g = g;
     e->reference = o->engine == ENGINE_REFERENCE;
     e->mem_limit = o->mem_limit;
+    e->said = d;
     if (e->reference ? reference_new(e, share) : compiled_new(e, o, share, d))
         return e;
     engine_free(e);
@@ -213,8 +229,9 @@ void engine_input(Engine *e, const char *name, const Tensor *t) {
     }
     const StgcSlot *s = find_slot(e, name, true);
     if (s) {
-        Tensor to = slot_tensor(e, s);
-        copy_tensor(&to, t);
+        Tensor to = slot_tensor(e, s, true);
+        if (to.data)
+            copy_tensor(&to, t);
     }
 }
 
@@ -225,13 +242,30 @@ static const char *bare_text(const char *text) {
     return s ? s + strlen(": error: ") : text;
 }
 
+bool engine_sound(Engine *e) {
+    if (e->failed)
+        device_error(e->said, STGC_ERR_IO, stgc_run_error(e->run));
+    return !e->failed;
+}
+
+/* From a GPU now, while it can be said that it fails. */
+static bool take_outputs(Engine *e) {
+    const StgcStep *step = compiled_step(e->compiled);
+    for (uint32_t i = 0; i < step->nslots; i++)
+        if (step->slots[i].kind == STGC_SLOT_OUTPUT)
+            e->failed |= !stgc_run_read(e->run, &step->slots[i]);
+    return engine_sound(e);
+}
+
 bool engine_step(Engine *e, Diag *d) {
     if (e->reference)
         return reference_step(e, d);
     StgcStatus status = stgc_run_step(e->run);
-    if (status != STGC_OK)
-        diag_error(d, (ExitCode)status, "%s", diag_safe(d, bare_text(stgc_run_error(e->run))));
-    return status == STGC_OK;
+    if (status == STGC_ERR_DATA)
+        diag_error(d, EXIT_DATA, "%s", diag_safe(d, bare_text(stgc_run_error(e->run))));
+    else if (status != STGC_OK)
+        device_error(e->said, status, stgc_run_error(e->run));
+    return status == STGC_OK && take_outputs(e);
 }
 
 Tensor *engine_output(Engine *e, Arena *a, const char *name, DType type) {
@@ -244,20 +278,27 @@ Tensor *engine_output(Engine *e, Arena *a, const char *name, DType type) {
     const StgcSlot *s = find_slot(e, name, false);
     if (!s)
         return NULL;
-    view = slot_tensor(e, s);
+    view = slot_tensor(e, s, false);
     out = tensor_new(a, type ? type : view.dtype, view.rank, view.dims);
     copy_tensor(out, &view);
     return out;
 }
 
+/* Where a GPU failed, the view stays what it was: engine_sound says so. */
+static void refresh(EngineSlot *s, bool write) {
+    if (!s->place)
+        return;
+    Tensor now = slot_tensor(s->engine, s->place, write);
+    s->tensor.data = now.data ? now.data : s->tensor.data;
+}
+
 void engine_refresh(EngineSlot *s) {
-    if (s->place)
-        s->tensor.data = stgc_run_data(s->engine->run, s->place);
+    refresh(s, true);
 }
 
 int engine_slots(Engine *e, const EngineSlot **at) {
     for (int i = 0; i < e->slots.n; i++)
-        engine_refresh(&e->slots.at[i]);
+        refresh(&e->slots.at[i], false);
     *at = e->slots.at;
     return e->slots.n;
 }

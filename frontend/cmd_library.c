@@ -22,8 +22,31 @@ bool library_fault(Diag *d, Stgc *h) {
     size_t n = strlen(d->subject);
     if (bare && !strncmp(text, d->subject, n) && text + n == bare)
         text = bare + strlen(": error: "); /* the subject is named once */
-    diag_error(d, (ExitCode)stgc_status(h), "%s", diag_safe(d, text));
+    if (!strncmp(text, "GPU ", 4))
+        device_error(d, stgc_status(h), text);
+    else
+        diag_error(d, (ExitCode)stgc_status(h), "%s", diag_safe(d, text));
     return false;
+}
+
+Stgc *library_open(Job *j) {
+    const Options *o = j->o;
+    StgcCudaOptions cuda;
+    if (!device_choose(o, &cuda, &j->set_diag))
+        return NULL;
+    StgcOptions options = {.size = sizeof options,
+                           .threads = (int32_t)o->threads,
+                           .memory_limit = o->mem_limit,
+                           .target = o->target ? "cpu" : NULL,
+                           .device = cuda.device,
+                           .driver = cuda.driver,
+                           .cublas = cuda.cublas};
+    Stgc *h = stgc_open(o->model, &options);
+    if (stgc_status(h) == STGC_OK)
+        return h;
+    library_fault(&j->model_diag, h);
+    stgc_close(h);
+    return NULL;
 }
 
 /* Keys that do not make it another training (nor another library). */
@@ -145,11 +168,8 @@ static void say_losses(Job *j, Stgc *h) {
 int library_step(const Options *o) {
     Job j;
     job_begin(&j, o);
-    StgcOptions options = {
-        .size = sizeof options, .threads = (int32_t)o->threads, .memory_limit = o->mem_limit};
-    Stgc *h = stgc_open(o->model, &options);
-    bool ok = stgc_status(h) == STGC_OK || library_fault(&j.model_diag, h);
-    ok = ok && library_recipe(&j, h) && npz_read(o->data, &j.data, &j.data_diag) &&
+    Stgc *h = library_open(&j);
+    bool ok = h && library_recipe(&j, h) && npz_read(o->data, &j.data, &j.data_diag) &&
          job_check_output(&j) && library_inputs(&j, h);
     if (ok && stgc_gradients(h) != STGC_OK)
         ok = library_fault(stgc_status(h) == STGC_ERR_DATA ? &j.data_diag : &j.model_diag, h);

@@ -182,7 +182,7 @@ static bool loop(LibraryTrain *t) {
         StepReport report = {.recipe = r,
                              .step = step = stgc_steps(t->h),
                              .tokens = t->batch_tokens * r->train.accumulate,
-                             .seconds = train_now() - start,
+                             .seconds = t->job.o->emulate ? 0 : train_now() - start,
                              .rate = rate};
         if (ok && (step == 1 || step % r->train.log_every == 0 || step == r->schedule.steps ||
                    train_interrupted())) {
@@ -259,10 +259,8 @@ static bool execute(LibraryTrain *t) {
 int library_train(const Options *o) {
     LibraryTrain t = {0};
     job_begin(&t.job, o);
-    StgcOptions options = {
-        .size = sizeof options, .threads = (int32_t)o->threads, .memory_limit = o->mem_limit};
-    t.h = stgc_open(o->model, &options);
-    bool ok = stgc_status(t.h) == STGC_OK || library_fault(&t.job.model_diag, t.h);
+    t.h = library_open(&t.job);
+    bool ok = t.h != NULL;
     if (ok && library_recipe(&t.job, t.h) && open_data(&t))
         execute(&t);
     stgc_metrics_close(t.metrics);

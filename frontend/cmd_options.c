@@ -3,16 +3,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "frontend/cmd.h"
+#include "frontend/cmd_compile.h"
 
 typedef enum {
     OPT_FLAG,   /* bool */
     OPT_TEXT,   /* const char * */
     OPT_LIST,   /* StrList: may be repeated */
     OPT_COUNT,  /* int64_t >= 1 */
+    OPT_INDEX,  /* int64_t >= 0 */
     OPT_BYTES,  /* int64_t, with K M G T */
     OPT_ENGINE, /* EngineKind */
-    OPT_TARGET, /* only this CPU so far */
+    OPT_TARGET, /* const char *: this CPU or a kind of GPU */
+    OPT_CPU,    /* this CPU, the only one there is */
 } OptionKind;
 
 typedef struct OptionRow {
@@ -57,9 +59,15 @@ static const OptionRow rows[] = {
     {"rounds", 0, OPT_COUNT, AT(rounds), "bench", "N", "timings of every variant (default 9)"},
     {"engine", 0, OPT_ENGINE, AT(engine), "step run train", "NAME",
      "cpu (compiled, the default) or reference (float64, slow)"},
-    {"target", 0, OPT_TARGET, 0, "step run train bench", "NAME", "cpu, also spelled x86-64"},
+    {"target", 0, OPT_CPU, 0, "bench", "NAME", "cpu, also spelled x86-64"},
+    {"target", 0, OPT_TARGET, AT(target), "step run train", "NAME",
+     "cpu (also spelled x86-64; the default), sm_80, sm_86, sm_89, sm_90, sm_100 or sm_120"},
     {"target", 0, OPT_TEXT, AT(target), "compile", "NAME",
      "cpu (also spelled x86-64), sm_80, sm_86, sm_89, sm_90, sm_100 or sm_120"},
+    {"device", 0, OPT_INDEX, AT(device), "step run train", "N",
+     "which GPU, as the driver counts (default 0)"},
+    {"emulate", 0, OPT_FLAG, AT(emulate), "step run train", NULL,
+     "tests only: run GPU code in the PTX emulator of the build folder (not a GPU)"},
     {"threads", 0, OPT_COUNT, AT(threads), "step run train bench", "N",
      "threads of compiled code (default: all cores)"},
     {"unfused", 0, OPT_FLAG, AT(unfused), "compile step run train", NULL, "compile every operation alone"},
@@ -172,12 +180,13 @@ static bool bad_value(const OptionRow *r, const char *value, const char *expecte
     return false;
 }
 
-static bool read_count(const OptionRow *r, const char *value, int64_t *out, Diag *d) {
+static bool read_count(const OptionRow *r, const char *value, int64_t least, int64_t *out,
+                       Diag *d) {
     char *end;
     errno = 0;
     *out = strtoll(value, &end, 10);
-    if (end == value || *end || errno || *out < 1 || *out > INT32_MAX)
-        return bad_value(r, value, "a number of 1 or more", d);
+    if (end == value || *end || errno || *out < least || *out > INT32_MAX)
+        return bad_value(r, value, least ? "a number of 1 or more" : "a number of 0 or more", d);
     return true;
 }
 
@@ -212,7 +221,9 @@ static bool set_option(Options *o, const OptionRow *r, const char *value, Diag *
         vec_push((StrList *)field, value);
         return true;
     case OPT_COUNT:
-        return read_count(r, value, field, d);
+        return read_count(r, value, 1, field, d);
+    case OPT_INDEX:
+        return read_count(r, value, 0, field, d);
     case OPT_BYTES:
         return read_bytes(r, value, field, d);
     case OPT_ENGINE:
@@ -220,6 +231,9 @@ static bool set_option(Options *o, const OptionRow *r, const char *value, Diag *
         return !strcmp(value, "reference") || !strcmp(value, "cpu") ||
                bad_value(r, value, "cpu or reference", d);
     case OPT_TARGET:
+        *(const char **)field = value;
+        return !strcmp(value, "cpu") || !strcmp(value, "x86-64") || codegen_knows_gpu(value, d);
+    case OPT_CPU:
         return !strcmp(value, "cpu") || !strcmp(value, "x86-64") || bad_value(r, value, "cpu", d);
     }
     bug("option kind %d", r->kind);
@@ -301,6 +315,23 @@ static bool require(const Command *c, const char *value, const char *commands_th
     return false;
 }
 
+/* --device and --emulate are of no use on a CPU; a compiled step knows itself what it is for. */
+static bool machine_agrees(const Options *o, const Command *c, Diag *d) {
+    bool gpu = device_target(o) != NULL, library = o->model && is_library(o->model);
+    if (!word_in("step run train", c->name))
+        return true;
+    if (gpu && o->engine == ENGINE_REFERENCE)
+        diag_error(d, EXIT_USAGE, "--engine=reference computes on this CPU, --target=%s is a GPU",
+                   o->target);
+    else if (gpu && library)
+        diag_error(d, EXIT_USAGE, "--target=%s: '%s' is compiled already, for what it says itself",
+                   o->target, diag_safe(d, o->model));
+    else if ((o->device || o->emulate) && !gpu && !(library && !o->target))
+        diag_error(d, EXIT_USAGE, "--%s is for GPUs; give --target=sm_80, or another kind, too",
+                   o->emulate ? "emulate" : "device");
+    return !d->errors;
+}
+
 bool options_read(Options *o, const Command *c, int argc, char **argv, Diag *d) {
     Words w = {argc, 0, argv, false};
     bool ok = true;
@@ -320,7 +351,8 @@ bool options_read(Options *o, const Command *c, int argc, char **argv, Diag *d) 
     ok &= require(c, o->model, "inspect init transform compile export step run train", "the model (MODEL.onnx)", d);
     ok &= require(c, o->data, "step run train", "the data (--data=FILE)", d);
     ok &= require(c, o->params, "export", "the parameters (--params=P.safetensors)", d);
-    return ok & require(c, o->out, "transform compile export step run train", "where the result goes (-o PATH)", d);
+    ok &= require(c, o->out, "transform compile export step run train", "where the result goes (-o PATH)", d);
+    return ok && machine_agrees(o, c, d);
 }
 
 void options_free(Options *o) {

@@ -133,7 +133,7 @@ static bool loop(Train *t) {
         double start = train_now();
         ok = one_step(t, &sums, &a, &trained);
         if (ok) {
-            double seconds = train_now() - start;
+            double seconds = t->job.o->emulate ? 0 : train_now() - start; /* no GPU's */
             t->step++;
             if (!trained && !told) {
                 diag_warning(&t->job.data_diag,

@@ -38,7 +38,8 @@ static bool is_state(const EngineSlot *s) {
 
 typedef VEC(EngineSlot) Slots;
 
-/* Trained weights and optimizer state of both engines, each name once. */
+/* Trained weights and optimizer state of both engines, each name once. Where a GPU failed they are
+ * not what they should be: see is_sound. */
 static void collect(Train *t, Slots *out) {
     Engine *engines[] = {t->micro, t->apply};
     StrMap seen = {0};
@@ -50,6 +51,10 @@ static void collect(Train *t, Slots *out) {
                 vec_push(out, at[i]);
     }
     strmap_free(&seen);
+}
+
+static bool is_sound(Train *t) {
+    return engine_sound(t->micro) && (!t->apply || engine_sound(t->apply));
 }
 
 static int64_t state_bytes(Train *t) {
@@ -86,6 +91,10 @@ bool train_checkpoint(Train *t) {
     Job *j = &t->job;
     Slots slots = {0};
     collect(t, &slots);
+    if (!is_sound(t)) {
+        vec_free(&slots);
+        return false;
+    }
     StgcCkptTensor *tensors = xcalloc((size_t)slots.n, sizeof *tensors);
     for (int i = 0; i < slots.n; i++) {
         const Tensor *x = &slots.at[i].tensor;
@@ -251,7 +260,7 @@ bool train_write_model(Train *t) {
     }
     add_tied(j, &slots, &values);
     const char *path = arena_printf(&j->arena, "%s/model.onnx", j->o->out);
-    bool ok = onnx_export_weights(j->file, path, values.at, values.n, &j->out_diag);
+    bool ok = is_sound(t) && onnx_export_weights(j->file, path, values.at, values.n, &j->out_diag);
     vec_free(&values);
     vec_free(&slots);
     return ok;
