@@ -143,7 +143,8 @@ static void run_block(const Division *d, int64_t e, int64_t i0, int64_t i1, int6
     Machine *machine = d->machine;
     if (d->onednn && onednn_block(&b))
         return;
-    gemm_block(&machine->work[pool_thread(machine->pool)], &b);
+    (b.bf16 && machine->bf16 ? gemm_block_bf16
+                             : gemm_block)(&machine->work[pool_thread(machine->pool)], &b);
 }
 
 static void run_task(void *env, int64_t task) {

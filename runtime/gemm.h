@@ -136,4 +136,8 @@ typedef struct GemmBlock {
 
 void gemm_block(const GemmWork *work, const GemmBlock *block);
 
+/* gemm_bf16.c: the same of bf16, where there are instructions for it. */
+bool bf16_usable(void);
+void gemm_block_bf16(const GemmWork *work, const GemmBlock *block);
+
 #endif

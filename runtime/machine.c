@@ -66,6 +66,7 @@ StgcRt *stgc_rt_new(int threads) {
     m->threads = threads > 0 ? threads : cpu_count();
     m->small_level = machine_small_level();
     m->engine = cpu_engine();
+    m->bf16 = cpu_bf16();
     xsmm_init();
     pthread_mutex_init(&m->fault_lock, NULL);
     if (make_buffers(m))

@@ -29,6 +29,7 @@ typedef struct Machine {
     Pool *pool;
     int threads;
     Engine engine;
+    bool bf16; /* products of bf16 by instructions for them; else by f32's */
     GemmWork *work; /* [threads] */
     float *buffers;
     int small_level; /* machine_small_level */
@@ -50,6 +51,7 @@ int pool_thread(const Pool *pool); /* the running thread: 0 is the caller of poo
 /* cpu.c */
 int cpu_count(void); /* CPUs this process may run on */
 Engine cpu_engine(void);
+bool cpu_bf16(void); /* for Machine */
 int64_t cpu_tile_columns(void); /* for GemmWork */
 void cpu_describe(const Machine *machine, char *text, int64_t size);
 

@@ -3,7 +3,8 @@
  *   cc -O2 -I. tests/bench_gemm.c libruntime.a -lxsmm -lxsmmnoblas -lm -lpthread -ldl -lrt &&
  *   ./a.out [threads] [rounds] [peers|own] [only]
  *
- * Every shape is timed in interleaved rounds, the median is printed. One thread is timed by its
+ * Every shape is timed in interleaved rounds, f32 and with operands rounded to bf16, the median is
+ * printed. One thread is timed by its
  * own CPU time, which other processes hardly disturb; more threads by the clock. With `peers`,
  * oneDNN's dnnl_sgemm (loaded if installed, OMP_NUM_THREADS threads) multiplies the dense shapes
  * too. `only`: shapes whose name has this text. */
@@ -28,7 +29,7 @@ typedef struct Shape {
     StgcGemm g;
     double flops;
     bool tiles; /* C only as tiles */
-    double ours[MOST_ROUNDS], peer[MOST_ROUNDS];
+    double ours[MOST_ROUNDS], bf16[MOST_ROUNDS], peer[MOST_ROUNDS];
 } Shape;
 
 static Shape shapes[SHAPES];
@@ -260,20 +261,27 @@ int main(int argc, char **argv) {
             Shape *s = &shapes[i];
             bool dense = s->g.kind == STGC_GEMM_BATCH && s->g.g1 == 1 && !s->tiles;
             int calls = s->flops < 1e8 ? 20 : 1;
-            double start = now();
-            for (int c = 0; c < calls; c++)
-                rt->gemm(rt, &s->g);
-            s->ours[r] = (now() - start) / calls;
+            double *to[] = {s->ours, s->bf16};
+            for (int bf16 = 0; bf16 < 2; bf16++) {
+                s->g.precision = bf16 ? STGC_GEMM_BF16 : STGC_GEMM_F32;
+                double start = now();
+                for (int c = 0; c < calls; c++)
+                    rt->gemm(rt, &s->g);
+                to[bf16][r] = (now() - start) / calls;
+            }
             if (sgemm && dense)
                 run_peer(s, sgemm, r);
         }
-    printf("%-40s %10s %9s %s\n", "shape", "ms", "GF/s", sgemm ? "oneDNN GF/s" : "");
+    printf("%-40s %10s %9s %9s %s\n", "shape", "ms", "GF/s", "bf16 GF/s",
+           sgemm ? "oneDNN GF/s" : "");
     for (int i = 0; i < count; i++) {
         Shape *s = &shapes[i];
         qsort(s->ours, (size_t)rounds, sizeof(double), ascending);
         qsort(s->peer, (size_t)rounds, sizeof(double), ascending);
-        double t = s->ours[rounds / 2], p = s->peer[rounds / 2];
-        printf("%-40s %10.4f %9.1f", s->name, t * 1e3, s->flops / t / 1e9);
+        qsort(s->bf16, (size_t)rounds, sizeof(double), ascending);
+        double t = s->ours[rounds / 2], p = s->peer[rounds / 2], b = s->bf16[rounds / 2];
+        printf("%-40s %10.4f %9.1f %9.1f", s->name, t * 1e3, s->flops / t / 1e9,
+               s->flops / b / 1e9);
         printf(p > 0 ? "  %9.1f\n" : "\n", s->flops / p / 1e9);
     }
     for (int form = 0; form < 3 && argc <= 4; form++) {
