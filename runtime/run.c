@@ -263,10 +263,9 @@ static void start_on_device(StgcRun *r) {
         r->broken = device_failed(r, STGC_ERR_IO);
         return;
     }
-    int64_t more = r->step->arena_bytes + cuda_run_bytes(d, r->step);
-    if (r->arena->cuda) /* what is there already is given up for a larger one */
-        more -= r->arena->cuda->bytes;
-    status = cuda_room(d, more, "the step");
+    int64_t there = r->arena->cuda ? r->arena->cuda->bytes : 0, /* given up for a larger one */
+        arena = r->step->arena_bytes > there ? r->step->arena_bytes - there : 0;
+    status = cuda_room(d, arena + cuda_run_bytes(d, r->step), "the step");
     if (status == STGC_OK)
         r->cuda = cuda_run_new(d, r->step, &status);
     if (status == STGC_OK)

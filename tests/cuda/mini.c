@@ -179,12 +179,12 @@ static const StgcSlot swapped_slots[] = {MINI_WEIGHTS(AT_M), MINI_STATE(AT_W)};
 static StgcStep steps[2][MINI_KINDS] = {
     {MINI_STEP(train_slots, 8, ARENA, train, NULL),
      MINI_STEP(gradient_slots, 8, LARGE_ARENA, forward, NULL),
-     MINI_STEP(apply_slots, 2, ARENA, apply, NULL),
-     MINI_STEP(swapped_slots, 2, ARENA, apply_swapped, NULL)},
+     MINI_STEP(apply_slots, 2, PERSISTENT, apply, NULL),
+     MINI_STEP(swapped_slots, 2, PERSISTENT, apply_swapped, NULL)},
     {MINI_STEP(train_slots, 8, ARENA, NULL, &device_steps[0]),
      MINI_STEP(gradient_slots, 8, LARGE_ARENA, NULL, &device_steps[1]),
-     MINI_STEP(apply_slots, 2, ARENA, NULL, &device_steps[2]),
-     MINI_STEP(swapped_slots, 2, ARENA, NULL, &device_steps[3])}};
+     MINI_STEP(apply_slots, 2, PERSISTENT, NULL, &device_steps[2]),
+     MINI_STEP(swapped_slots, 2, PERSISTENT, NULL, &device_steps[3])}};
 
 const StgcStep *mini_step(MiniKind kind, bool device) {
     for (int i = 0; i < MINI_W; i++)
