@@ -31,12 +31,14 @@ typedef struct KernelRow {
 } KernelRow;
 typedef VEC(KernelRow) KernelRows;
 
-typedef enum { CHECK_BITS, CHECK_CLOSE, CHECK_FORWARD } CheckKind; /* against the first variant */
+/* Against the first variant. ROUNDED: products of another precision. */
+typedef enum { CHECK_BITS, CHECK_CLOSE, CHECK_FORWARD, CHECK_ROUNDED } CheckKind;
 enum { CHECK_STEPS = 3 };
 
 typedef struct Variant {
-    const char *name, *group; /* group: fusion, capture, threads, profile */
+    const char *name, *group; /* group: fusion, capture, precision, threads, profile */
     CaptureMode capture;
+    Precision precision;
     const char *token_dot; /* auto, gram, factored */
     bool stgc, fused, marks;
     int threads;

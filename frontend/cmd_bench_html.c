@@ -332,7 +332,7 @@ static void put_variant_table(const Bench *b, FILE *f) {
                 1e3 * samples_max(&v->wall),
                 samples_ratio(bench_times(b, v), bench_times(b, &b->variants.at[0])),
                 1e3 * samples_median(&v->cpu), v->loss_error);
-        if (v->check == CHECK_FORWARD)
+        if (v->check >= CHECK_FORWARD)
             fputs("<td>(other gradients)</td></tr>\n", f);
         else
             fprintf(f, "<td>%.0e</td></tr>\n", v->param_error);
