@@ -217,7 +217,7 @@ static bool load_words(PtxWarp *w, const PtxInstr *i, uint32_t mask, PtxAlloc *a
                        const uint64_t at[LANES], PtxAccess kind) {
     PtxRun *r = w->run;
     uint32_t *D = ptx_dst(w, i, 0);
-    PtxOrder o = ptx_order(r, a == r->shared);
+    PtxOrder o = ptx_order(w, a == r->shared);
     uint16_t tid = (uint16_t)(w->number * LANES);
     for (uint32_t k = mask; k; k &= k - 1) {
         int l = __builtin_ctz(k);
@@ -245,7 +245,7 @@ static bool store_words(PtxWarp *w, const PtxInstr *i, uint32_t mask, PtxAlloc *
                         const uint64_t at[LANES]) {
     PtxRun *r = w->run;
     const uint32_t *S = ptx_src(w, i, 1);
-    PtxOrder o = ptx_order(r, a == r->shared);
+    PtxOrder o = ptx_order(w, a == r->shared);
     uint16_t tid = (uint16_t)(w->number * LANES);
     for (uint32_t k = mask; k; k &= k - 1) {
         int l = __builtin_ctz(k);

@@ -22,10 +22,12 @@ typedef struct PtxOrder {       /* what one lane's accesses to an allocation are
     uint32_t now, start, epoch; /* stamps before start are of no concern; those of this CTA before
                                    epoch are ordered by its last barrier */
     uint32_t before;            /* any stamp below it is in order */
+    const uint32_t *lanes;      /* the warp's: stamps before its own are in order for a lane */
 } PtxOrder;
 
-static inline PtxOrder ptx_order(const PtxRun *r, bool shared) {
-    PtxOrder o = {r->d->now, shared ? r->cta_start : r->launch_start, r->cta_epoch, 0};
+static inline PtxOrder ptx_order(const PtxWarp *w, bool shared) {
+    const PtxRun *r = w->run;
+    PtxOrder o = {r->d->now, shared ? r->cta_start : r->launch_start, r->cta_epoch, 0, w->epoch};
     o.before = shared ? r->cta_epoch : r->launch_start;
     return o;
 }
@@ -41,8 +43,12 @@ static inline bool ptx_quick_read(const PtxOrder *o, PtxCell *c, uint16_t tid) {
     } else if (c->read < o->epoch || c->reader & (R_CTAS | R_CONST | R_STRONG)) {
         return false;
     } else if (c->reader != tid) {
-        uint16_t other = c->reader & CELL_TID, flags = c->reader & (R_LANES | R_WARPS);
-        c->reader = tid | flags | (other / LANES != tid / LANES ? R_WARPS : R_LANES);
+        uint16_t other = c->reader & CELL_TID, flags = c->reader & R_WARPS;
+        if (other / LANES != tid / LANES)
+            flags |= R_WARPS;
+        else if (c->read >= o->lanes[tid % LANES])
+            flags |= R_LANES;
+        c->reader = tid | flags;
     }
     c->read = o->now;
     return true;
