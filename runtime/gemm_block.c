@@ -274,7 +274,8 @@ static void run_tile(Tile *t) {
  * there is no C a whole one, so that a strip is all of C there ever is. Packed columns of A are
  * not: prefer wide tiles. */
 static int64_t depth_of(const GemmBlock *g, AForm form) {
-    int64_t most = form >= A_COLUMNS ? GEMM_KC : g->c ? 2 * GEMM_KC : GEMM_DEPTH, depth = GEMM_KC;
+    bool wide = form >= A_COLUMNS || (form == A_ROWS_COPIED && g->c);
+    int64_t most = wide ? GEMM_KC : g->c ? 2 * GEMM_KC : GEMM_DEPTH, depth = GEMM_KC;
     while (depth < g->k && depth < most)
         depth *= 2;
     return depth;
