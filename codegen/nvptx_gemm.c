@@ -192,6 +192,7 @@ void nvptx_gemm(NvptxModule *m, const LoopCall *c) {
                    c->name, (long long)g->m, (long long)g->n, (long long)g->k);
         return;
     }
-    GemmForm f = gemm_form(c, gemm_tiling(GEMM_F32, large(g, nvptx_module_target(m))));
+    GemmPrecision p = g->precision == STGC_GEMM_BF16 ? GEMM_BF16 : GEMM_F32;
+    GemmForm f = gemm_form(c, gemm_tiling(p, large(g, nvptx_module_target(m))));
     gemm_launch(m, c, &f);
 }

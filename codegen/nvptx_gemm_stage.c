@@ -144,14 +144,13 @@ static Copy copy_of(GemmCode *g, int which, const GemmOperand *o) {
 }
 
 /* Starts the copies of one stage to shared memory at `to`. left: i32, values of k from this stage
- * on, may be 0 or less. from: i64, elements from the first stage to this one. */
+ * on, may be 0 or less. base: the operand's, moved on to this stage. */
 static void copy_stage(GemmCode *g, const Copy *c, const GemmOperand *o, LLVMValueRef to,
-                       LLVMValueRef left, LLVMValueRef from) {
+                       LLVMValueRef left, LLVMValueRef base) {
     LlvmIr *x = g->x;
     const char *name = c->width == CHUNK ? "llvm.nvvm.cp.async.cg.shared.global.16.s"
                                          : "llvm.nvvm.cp.async.ca.shared.global.4.s";
     to = gemm_at(x, x->f32, to, c->to);
-    LLVMValueRef base = LLVMBuildGEP2(B, x->f32, o->base, &from, 1, "");
     for (int i = 0; i < c->passes; i++) {
         LLVMValueRef bytes;
         if (c->width == CHUNK && o->side.along_k)
@@ -185,11 +184,11 @@ void gemm_accumulator_vars(GemmCode *g, LLVMValueRef *acc) {
 
 /* Both operands of one stage, into the half that starts at float `half` (i32). */
 static void copy_both(GemmCode *g, const Copy c[2], const GemmOperand *const o[2],
-                      LLVMValueRef half, LLVMValueRef left, LLVMValueRef from[2]) {
+                      LLVMValueRef half, LLVMValueRef left, LLVMValueRef base[2]) {
     LlvmIr *x = g->x;
     LLVMValueRef to = gemm_at(x, x->f32, g->shared, half);
-    copy_stage(g, &c[0], o[0], to, left, from[0]);
-    copy_stage(g, &c[1], o[1], gemm_at(x, x->f32, to, llvm_i32(x, g->floats[0])), left, from[1]);
+    copy_stage(g, &c[0], o[0], to, left, base[0]);
+    copy_stage(g, &c[1], o[1], gemm_at(x, x->f32, to, llvm_i32(x, g->floats[0])), left, base[1]);
     /* wait.all also awaits what is in no group */
 }
 
@@ -200,14 +199,15 @@ void gemm_multiply(GemmCode *g, LLVMValueRef *acc, const GemmOperand *a, const G
     const int bk = g->t->bk, stage = g->floats[0] + g->floats[1];
     for (int i = 0; i < gemm_accumulators(g->t); i++)
         LLVMBuildStore(B, llvm_f32(x, 0), acc[i]);
-    LLVMValueRef step = llvm_i32(x, bk), none = llvm_i32(x, 0), start[2], by[2], from[2];
+    LLVMValueRef step = llvm_i32(x, bk), none = llvm_i32(x, 0), start[2], by[2], next_base[2];
     Copy c[2];
     for (int i = 0; i < 2; i++) {
         c[i] = copy_of(g, i, o[i]);
-        start[i] = llvm_i64(x, 0);
+        start[i] = o[i]->base;
         by[i] = o[i]->side.along_k ? llvm_i64(x, bk)
                                    : LLVMBuildMul(B, o[i]->stride, llvm_i64(x, bk), "");
-        from[i] = gemm_var(x, x->i64, by[i]);
+        next_base[i] =
+            gemm_var(x, nvptx_global_ptr(x), LLVMBuildGEP2(B, x->f32, o[i]->base, &by[i], 1, ""));
     }
     LLVMValueRef half = gemm_var(x, x->i32, none);
     copy_both(g, c, o, none, k, start);
@@ -218,11 +218,11 @@ void gemm_multiply(GemmCode *g, LLVMValueRef *acc, const GemmOperand *a, const G
     LLVMBuildStore(B, next, half);
     LLVMValueRef at[2];
     for (int i = 0; i < 2; i++)
-        at[i] = LLVMBuildLoad2(B, x->i64, from[i], "");
+        at[i] = LLVMBuildLoad2(B, nvptx_global_ptr(x), next_base[i], "");
     LLVMValueRef left = LLVMBuildSub(B, LLVMBuildSub(B, k, l.index, ""), step, "");
     copy_both(g, c, o, next, left, at);
     for (int i = 0; i < 2; i++)
-        LLVMBuildStore(B, LLVMBuildAdd(B, at[i], by[i], ""), from[i]);
+        LLVMBuildStore(B, LLVMBuildGEP2(B, x->f32, at[i], &by[i], 1, ""), next_base[i]);
     LLVMValueRef sa = gemm_at(x, x->f32, g->shared, now),
                  sb = gemm_at(x, x->f32, sa, llvm_i32(x, g->floats[0]));
     if (g->t->precision == GEMM_F32)

@@ -668,9 +668,21 @@ static void release_sizes(void **state) {
             add_layer_call(&m, STGC_GEMM_ROWS, layers[i].groups, layers[i].rows, n, k, false);
             add_layer_call(&m, STGC_GEMM_K, layers[i].groups, layers[i].rows, n, k, false);
         }
+    for (int i = 0, n = m.calls.n; i < n; i++) { /* as recipes ask for it: on tensor cores */
+        LoopCall low = m.calls.at[i];
+        low.gemm.precision = STGC_GEMM_BF16;
+        vec_push(&m.calls, low);
+    }
+    add_layer_call(&m, STGC_GEMM_BATCH, 1, 4096, 2048, 1024, false);
+    m.calls.at[m.calls.n - 1].gemm.precision = STGC_GEMM_BF16; /* not cuBLAS: it would not round */
     Compiled c = compile_calls(&m, &t);
-    for (uint32_t i = 0; i < c.step->nkernels; i++) /* large tiles everywhere */
-        assert_non_null(strstr(c.step->kernels[i].name, "128x128"));
+    assert_int_equal(c.step->nops, m.calls.n);
+    for (uint32_t i = 0; i < c.step->nops; i++) { /* large tiles everywhere */
+        assert_int_equal(c.step->ops[i].kind, STGC_CUDA_LAUNCH);
+        const char *name = c.step->kernels[c.step->ops[i].kernel].name;
+        assert_non_null(strstr(name, "128x128"));
+        assert_non_null(strstr(name, m.calls.at[i].gemm.precision ? "_bf16_" : "_f32_"));
+    }
     check_ptxas(c.step->ptx, 1);
     device_options(0);
     load_compiled(&c);
