@@ -159,9 +159,11 @@ static Ex rows_own(Kern *K, Value *v, const Index *at, void *ctx) {
     if (!slot || w->kept.at[slot - 1] == INT32_MAX || !w->column)
         return 0;
     int64_t sizes[3] = {w->outer, w->columns, w->inner};
-    Ex d[3];
+    Ex d[3], mine[3];
     index_split(K, at, 3, sizes, d);
-    return d[1] == w->column ? ex_load(K, w->kept.at[slot - 1], w->column) : 0;
+    index_split(K, &w->at, 3, sizes, mine);
+    bool same = d[1] == w->column && d[0] == mine[0] && d[2] == mine[2];
+    return same ? ex_load(K, w->kept.at[slot - 1], w->column) : 0; /* else another row's */
 }
 
 /* ---- phases ---- */

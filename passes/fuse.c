@@ -222,17 +222,23 @@ static int64_t bytes_of(const Value *v) {
     return value_count(v) * dtype_bytes(v->dtype);
 }
 
-/* Worth running as soon as it can: optimizers (a gradient then dies at once), and kernels that
- * leave little of what they read (bias gradients, norms, captures: their operands die sooner). */
-static bool is_eager(const Kernel *k) {
+static int64_t stored_bytes(const Kernel *k) {
+    int64_t sum = 0;
+    for (int i = 0; i < k->roots.n; i++)
+        sum += bytes_of(k->roots.at[i]);
+    return sum;
+}
+
+/* Worth running as soon as it can: optimizers (a gradient then dies at once), kernels that leave
+ * little of what they read (bias gradients, norms, captures: their operands die sooner), and those
+ * that store at most `little`, which others may wait for. */
+static bool is_eager(const Kernel *k, int64_t little) {
     if (k->main->op == OP_ADAMW || k->main->op == OP_SGD)
         return true;
-    int64_t read = 0, stored = 0;
+    int64_t read = 0, stored = stored_bytes(k);
     for (int i = 0; i < k->operands.n; i++)
         read += value_is_param(k->operands.at[i]) ? 0 : bytes_of(k->operands.at[i]);
-    for (int i = 0; i < k->roots.n; i++)
-        stored += bytes_of(k->roots.at[i]);
-    return stored * 8 <= read;
+    return stored * FUSE_EAGER <= read || stored <= little;
 }
 
 /* Puts kernel i behind the place slot[i] - 1 of the others, which keep their order. */
@@ -258,6 +264,8 @@ static void reorder(KernelPlan *p, const bool *eager, const int *slot) {
     free(next);
 }
 
+enum { LITTLE = 4096 }; /* 1/4096 of all that is stored is little */
+
 /* Differentiation and the optimizer leave them far behind what they read. An eager kernel goes
  * behind the last kernel that makes one of its operands and, if it updates a parameter, behind the
  * last other reader of the parameter. */
@@ -269,14 +277,20 @@ void fuse_hoist(const Graph *g, KernelPlan *p) {
                            sizeof *readers); /* by param id: 1 + its last reader but optimizers */
     int *slot = xcalloc((size_t)n + 1, sizeof *slot);
     bool *eager = xcalloc((size_t)n + 1, sizeof *eager);
+    bool *updated = xcalloc((size_t)g->next_value + 1, sizeof *updated);
+    int64_t little = 0;
+    for (int i = 0; i < n; i++)
+        little += stored_bytes(&p->kernels.at[i]) / LITTLE;
+    for (int i = 0; i < g->updates.n; i++)
+        updated[g->updates.at[i].param->id] = true;
     for (int i = 0; i < n; i++) {
         Kernel *k = &p->kernels.at[i];
         bool optimizer = k->main->op == OP_ADAMW || k->main->op == OP_SGD;
-        eager[i] = is_eager(k);
+        eager[i] = is_eager(k, little);
         slot[i] = eager[i] ? 0 : i + 1;
         for (int o = 0; o < k->operands.n && eager[i]; o++) {
             int id = p->storage[k->operands.at[o]->id]->id,
-                at = optimizer && readers[id] > ready[id] ? readers[id] : ready[id];
+                at = optimizer && updated[id] && readers[id] > ready[id] ? readers[id] : ready[id];
             slot[i] = at > slot[i] ? at : slot[i];
         }
         for (int o = 0; o < k->operands.n && !optimizer; o++) {
@@ -290,11 +304,18 @@ void fuse_hoist(const Graph *g, KernelPlan *p) {
     free(slot);
     free(ready);
     free(readers);
+    free(updated);
     free(eager);
 }
 
 KernelPlan *fuse(Graph *g, bool fused) {
     KernelPlan *p = xcalloc(1, sizeof *p);
+    if (fused) {
+        bool *inlined = xcalloc((size_t)g->next_value + 1, sizeof *inlined);
+        fuse_inline(g, inlined);
+        fuse_recompute(g, inlined, &p->again);
+        free(inlined);
+    }
     p->nvalues = g->next_value;
     p->storage = xcalloc((size_t)g->next_value + 1, sizeof *p->storage);
     p->view_offset = xcalloc((size_t)g->next_value + 1, sizeof *p->view_offset);
@@ -307,6 +328,7 @@ KernelPlan *fuse(Graph *g, bool fused) {
 void kernel_plan_free(KernelPlan *p) {
     if (!p)
         return;
+    recompute_undo(&p->again);
     for (int i = 0; i < p->kernels.n; i++) {
         Kernel *k = &p->kernels.at[i];
         vec_free(&k->nodes);

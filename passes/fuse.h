@@ -29,6 +29,19 @@ typedef struct Kernel {
                               this kernel */
 } Kernel;
 
+/* Nodes that the plan added to the graph so that the backward pass computes them again; see
+ * fuse_recompute.c. */
+typedef struct RecomputedUse {
+    Node *node;
+    int operand;
+    Value *was;
+} RecomputedUse;
+typedef struct Recomputed {
+    VEC(Node *) clones;
+    VEC(RecomputedUse) uses; /* that read a clone now */
+    int first;               /* node ids from here on are clones */
+} Recomputed;
+
 typedef struct KernelPlan {
     VEC(Kernel) kernels; /* in execution order */
     /* by value id: */
@@ -36,9 +49,11 @@ typedef struct KernelPlan {
                         lives only inside kernels */
     int64_t *view_offset; /* elements from the start of storage */
     int nvalues;
+    Recomputed again;
 } KernelPlan;
 
-/* fused false: every op a kernel of its own (views stay views). */
+/* fused false: every op a kernel of its own (views stay views). The graph may get clones of nodes
+ * until kernel_plan_free takes them away again. */
 KernelPlan *fuse(Graph *g, bool fused);
 void kernel_plan_free(KernelPlan *p);
 void kernel_plan_print(const KernelPlan *p, const Graph *g, FILE *to);

@@ -245,8 +245,8 @@ static bool fits(Grouping *t, int g, const Nodes *nodes) {
                 continue;
             if (!is_inner(t, v) && group_of(t, v) == g) {
                 bound[v->id] = true;
-                /* A view of a result is in memory only after the group's store, under another buffer's
-                 * name: not to be read by the group itself. */
+                /* A view of a result is in memory only after the group's store, under another
+                 * buffer's name: not to be read by the group itself. */
                 if (maker(t, v) != v->def)
                     ok = false;
             }
@@ -335,9 +335,21 @@ static bool can_take(Grouping *t, int g, const Node *seed) {
     }
 }
 
+/* The order of the first clone (fuse_recompute.c) among the nodes; 0: none. It shall not be
+ * computed where the first copy is. */
+static int first_clone(const Grouping *t, const Nodes *nodes) {
+    int first = 0;
+    for (int i = 0; i < nodes->n; i++) {
+        const Node *n = nodes->at[i];
+        if (n->id >= t->p->again.first && (!first || t->order[n->id] < first))
+            first = t->order[n->id];
+    }
+    return first;
+}
+
 /* The latest group among the producers of the seed's operands that can hold it; -1. */
 static int join_producer(Grouping *t, Node *seed, const Nodes *nodes) {
-    int best = -1;
+    int best = -1, clone = first_clone(t, nodes);
     for (int i = 0; i < nodes->n; i++) {
         const Node *n = nodes->at[i];
         for (int o = 0; o < n->nin; o++) {
@@ -347,7 +359,7 @@ static int join_producer(Grouping *t, Node *seed, const Nodes *nodes) {
                 g == best)
                 continue;
             if (t->groups.at[g].dead || !can_take(t, g, seed) ||
-                t->groups.at[g].nodes + nodes->n > MAX_NODES)
+                t->groups.at[g].last < clone - NEAR || t->groups.at[g].nodes + nodes->n > MAX_NODES)
                 continue;
             if (fits(t, g, nodes) && convex(t, g, nodes))
                 best = g;

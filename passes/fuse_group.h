@@ -4,7 +4,10 @@
 
 #include "passes/fuse.h"
 
-enum { COMBINE_UNROLL = 16 }; /* terms of a combine written out in an expression */
+enum {
+    COMBINE_UNROLL = 16, /* terms of a combine written out in an expression */
+    FUSE_EAGER = 8, /* a kernel that stores so much less than it reads runs as soon as it can */
+};
 
 /* The kind of kernel a node makes on its own. */
 KernelKind fuse_kind(const Node *n);
@@ -22,6 +25,10 @@ void fuse_finish_kernel(KernelPlan *p, Kernel *k, const int *member, int mark);
 void fuse_hoist(const Graph *g, KernelPlan *p);
 /* Which values live only inside kernels (fuse_inline.c), by value id. */
 void fuse_inline(Graph *g, bool *inlined);
+/* Lets late readers of values that live long read clones of what makes them (fuse_recompute.c).
+ * `inlined` as fuse_inline gives it. */
+void fuse_recompute(Graph *g, const bool *inlined, Recomputed *r);
+void recompute_undo(Recomputed *r);
 /* Greedy grouping (fuse_group.c): fills kernels and storage of an empty plan. False, with the plan
  * still empty, if the groups cannot be put in an order. */
 bool fuse_groups(Graph *g, KernelPlan *p);

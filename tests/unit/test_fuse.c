@@ -153,13 +153,49 @@ static void test_gathered(void **state) {
     differ(text, 1e-5);
 }
 
+/* A value with a long pause between its readers is computed again for the late ones, through a view
+ * and a gather too; a product is not, nor what reads nothing that is there late. */
+static void test_recompute(void **state) {
+    (void)state;
+    static char text[8192];
+    int n = snprintf(text, sizeof text, "%s",
+                     "x = f32[512,192]; r = f32[512,1]; w = param f32[192]; i = i64<0,511>[512]; "
+                     "b = i64<0,0>[512,1]; u = param f32[192,8]; a = mul x r; y = mul a w; f = "
+                     "reshape y {dims=[512,192]}; z = gather_rows f i b; p = matmul y u; q = "
+                     "matmul z u; v0 = add p q\n");
+    for (int i = 0; i < 80; i++)
+        n += snprintf(text + n, sizeof text - (size_t)n, "v%d = tanh v%d; ", i + 1, i);
+    snprintf(text + n, sizeof text - (size_t)n,
+             "\nd = matmul y v80 {trans_a=1}; e = matmul z v80 {trans_a=1}; g = add d e; h = mul "
+             "x x; k = reduce_sum h {axes=[1]}; out g k v80");
+    Reader *r = xcalloc(1, sizeof *r);
+    read_graph(r, text);
+    int nodes = 0, after = 0;
+    FOR_NODES(node, r->g)
+    nodes++;
+    KernelPlan *plan = fuse(r->g, true);
+    assert_int_equal(plan->again.clones.n, 4); /* a, y, its view and z */
+    assert_int_equal(plan->again.uses.n, 2);   /* of y and z, by d and e */
+    kernel_plan_free(plan);
+    FOR_NODES(node, r->g)
+    after++;
+    assert_int_equal(nodes, after);
+    plan = fuse(r->g, false);
+    assert_int_equal(plan->again.clones.n, 0);
+    kernel_plan_free(plan);
+    diag_free(&r->d);
+    graph_free(r->g);
+    free(r);
+    differ(text, 1e-4);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unfused),          cmocka_unit_test(test_elementwise_is_one),
         cmocka_unit_test(test_duplicates),       cmocka_unit_test(test_rows),
         cmocka_unit_test(test_activation_again), cmocka_unit_test(test_epilogue),
         cmocka_unit_test(test_no_cycle),         cmocka_unit_test(test_strides),
-        cmocka_unit_test(test_gathered),
+        cmocka_unit_test(test_gathered),         cmocka_unit_test(test_recompute),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
