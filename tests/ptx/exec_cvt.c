@@ -208,6 +208,13 @@ static bool fast(PtxWarp *w, const PtxInstr *i, uint32_t mask) {
         LANE_LOOP(mask, D[l] = A[l] << 16;);
         return true;
     }
+    if (to == T_TF32 && i->o[0].bits == 32) { /* half of the dropped unit more, then cut */
+        const uint32_t *A = ptx_src(w, i, 1);
+        uint32_t *D = ptx_dst(w, i, 0);
+        LANE_LOOP(mask, uint32_t a = A[l]; bool nan = (a & 0x7fffffff) > 0x7f800000;
+                  D[l] = nan ? 0x7fffffff : (a + 0x1000) & ~0x1fffu;);
+        return true;
+    }
     if (to == T_BF16 && from == T_F32 && i->c.round == W_RN) {
         const float *A = ptx_src(w, i, 1);
         uint32_t *D = ptx_dst(w, i, 0);
@@ -231,6 +238,12 @@ bool ptx_exec_cvt(PtxWarp *w, const PtxInstr *i, uint32_t mask) {
 /* cvt.rn.bf16x2.f32 d, a, b: a is the upper half. */
 bool ptx_exec_cvt2(PtxWarp *w, const PtxInstr *i, uint32_t mask) {
     uint32_t *D = ptx_dst(w, i, 0);
+    if (i->c.type[0] == T_BF16X2 && i->c.round == W_RN && !i->c.flags) {
+        const float *A = ptx_src(w, i, 1), *B = ptx_src(w, i, 2);
+        LANE_LOOP(mask, D[l] = (uint32_t)ptx_f32_to_bf16(A[l], W_RN) << 16 |
+                               ptx_f32_to_bf16(B[l], W_RN););
+        return true;
+    }
     for (uint32_t k = mask; k; k &= k - 1) {
         int l = __builtin_ctz(k);
         double a = real(lane_bits(w, &i->o[1], l), T_F32, false);

@@ -9,9 +9,8 @@
 
 enum { M = 16, N = 8, K_MAX = 16 };
 
-typedef struct Tile {
-    float a[M][K_MAX], b[K_MAX][N];
-    double c[M][N];
+typedef struct Tile { /* in double, where products are exact */
+    double a[M][K_MAX], b[K_MAX][N], c[M][N];
     int k;
 } Tile;
 
@@ -28,20 +27,26 @@ static float half(uint32_t pair, int upper, int type) {
 
 /* a is [16,k] in na registers, b is [k,8] in nb. */
 static bool load_tf32(PtxWarp *w, const PtxInstr *i, Tile *t, int na, int nb) {
-    for (int l = 0; l < LANES; l++) {
-        int g = l / 4, q = l % 4;
-        for (int r = 0; r < na + nb; r++) {
-            uint32_t v = ((const uint32_t *)ptx_src(w, i, 4 + r))[l];
-            if (v & 0x1fff && !isnan(bits_f32(v))) {
+    for (int r = 0; r < na + nb; r++) {
+        const uint32_t *v = ptx_src(w, i, 4 + r);
+        uint32_t low = 0;
+        for (int l = 0; l < LANES; l++) {
+            low |= v[l] & 0x1fff;
+        }
+        for (int l = 0; low && l < LANES; l++) {
+            if (v[l] & 0x1fff && !isnan(bits_f32(v[l]))) {
                 return ptx_run_fail(w, i, l,
                                     "operand %d is %g, not a tf32 (its low 13 bits are not 0): "
                                     "cvt.rna.tf32.f32 is missing",
-                                    4 + r, (double)bits_f32(v));
+                                    4 + r, (double)bits_f32(v[l]));
             }
+        }
+        for (int l = 0; l < LANES; l++) {
+            int g = l / 4, q = l % 4;
             if (r < na) {
-                t->a[g + 8 * (r & 1)][q + 4 * (r >> 1)] = bits_f32(v);
+                t->a[g + 8 * (r & 1)][q + 4 * (r >> 1)] = bits_f32(v[l]);
             } else {
-                t->b[q + 4 * (r - na)][g] = bits_f32(v);
+                t->b[q + 4 * (r - na)][g] = bits_f32(v[l]);
             }
         }
     }
@@ -49,33 +54,36 @@ static bool load_tf32(PtxWarp *w, const PtxInstr *i, Tile *t, int na, int nb) {
 }
 
 static void load_half(PtxWarp *w, const PtxInstr *i, Tile *t, int na, int nb, int type) {
-    for (int l = 0; l < LANES; l++) {
-        int g = l / 4, q = l % 4;
-        for (int r = 0; r < na + nb; r++) {
-            uint32_t v = ((const uint32_t *)ptx_src(w, i, 4 + r))[l];
-            for (int e = 0; e < 2; e++) {
-                if (r < na) {
-                    t->a[g + 8 * (r & 1)][2 * q + 8 * (r >> 1) + e] = half(v, e, type);
-                } else {
-                    t->b[2 * q + 8 * (r - na) + e][g] = half(v, e, type);
-                }
+    for (int r = 0; r < na + nb; r++) {
+        const uint32_t *v = ptx_src(w, i, 4 + r);
+        float low[LANES], high[LANES];
+        for (int l = 0; l < LANES; l++) {
+            low[l] = half(v[l], 0, type);
+            high[l] = half(v[l], 1, type);
+        }
+        for (int l = 0; l < LANES; l++) {
+            int g = l / 4, q = 2 * (l % 4);
+            if (r < na) {
+                t->a[g + 8 * (r & 1)][q + 8 * (r >> 1)] = low[l];
+                t->a[g + 8 * (r & 1)][q + 8 * (r >> 1) + 1] = high[l];
+            } else {
+                t->b[q + 8 * (r - na)][g] = low[l];
+                t->b[q + 8 * (r - na) + 1][g] = high[l];
             }
         }
     }
 }
 
 static void multiply(Tile *t) {
-    for (int k = 0; k < t->k; k++) {
-        double b[N];
-        for (int n = 0; n < N; n++) {
-            b[n] = t->b[k][n];
-        }
-        for (int m = 0; m < M; m++) {
-            double a = t->a[m][k];
+    for (int m = 0; m < M; m++) {
+        double c[N];
+        memcpy(c, t->c[m], sizeof c);
+        for (int k = 0; k < t->k; k++) {
             for (int n = 0; n < N; n++) {
-                t->c[m][n] += a * b[n]; /* products are exact */
+                c[n] = fma(t->a[m][k], t->b[k][n], c[n]);
             }
         }
+        memcpy(t->c[m], c, sizeof c);
     }
 }
 
@@ -83,7 +91,7 @@ static void multiply(Tile *t) {
 static double largest(const Tile *t, double c, int m, int n) {
     double big = fabs(c);
     for (int k = 0; k < t->k; k++) {
-        big = fmax(big, fabs((double)t->a[m][k] * t->b[k][n]));
+        big = fmax(big, fabs(t->a[m][k] * t->b[k][n]));
     }
     return big;
 }

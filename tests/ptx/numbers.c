@@ -69,18 +69,6 @@ uint16_t ptx_f32_to_f16(double v, int round) {
     return (uint16_t)(sign | (uint16_t)((e + 14) << 10) | ((uint16_t)ldexp(m, 11) & 1023));
 }
 
-uint16_t ptx_f32_to_bf16(float v, int round) {
-    uint32_t u;
-    memcpy(&u, &v, 4);
-    if (isnan(v)) {
-        return 0x7fff;
-    }
-    if (round == W_RZ) {
-        return (uint16_t)(u >> 16);
-    }
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
 /* a + b with the last bit telling whether digits were lost, so that a second rounding is right. */
 double ptx_add_odd(double a, double b) {
     double s = a + b, bb = s - a, err = (a - (s - bb)) + (b - bb);

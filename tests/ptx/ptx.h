@@ -393,9 +393,10 @@ uint64_t ptx_random(uint64_t *state);
 /* exec_*.c */
 #define X(op) bool ptx_exec_##op(PtxWarp *w, const PtxInstr *i, uint32_t mask);
 X(add)
-X(sub) X(mul) X(mulw) X(mad) X(madw) X(div) X(rem) X(abs) X(neg) X(min) X(max) X(popc) X(clz)
-    X(bfind) X(brev) X(bfe) X(bfi) X(and) X(or) X(xor) X(not ) X(shl) X(shr) X(shf) X(prmt) X(lop3)
-        X(selp) X(setp) X(mov) X(cvt) X(cvt2) X(cvta) X(fma) X(diva) X(rcp) X(sqrt) X(rcpa) X(sqrta)
+X(sub)
+X(mul) X(mulw) X(mad) X(madw) X(div) X(rem) X(abs) X(neg) X(min) X(max) X(popc) X(clz) X(bfind)
+    X(brev) X(bfe) X(bfi) X(and) X(or) X(xor) X(not ) X(shl) X(shr) X(shf) X(prmt) X(lop3) X(selp)
+        X(setp) X(mov) X(cvt) X(cvt2) X(cvta) X(fma) X(diva) X(rcp) X(sqrt) X(rcpa) X(sqrta)
             X(rsqrt) X(sin) X(cos) X(lg2) X(ex2) X(tanh) X(copysign) X(testp) X(ld) X(st) X(atom)
                 X(red) X(cpasync) X(cpcommit) X(cpwait) X(cpwaitall) X(ldmatrix) X(mma) X(shfl)
                     X(vote) X(ballot) X(match) X(redux) X(activemask) X(barwarp) X(fence)
@@ -422,7 +423,6 @@ void ptx_init_clear(uint8_t *bits, uint64_t offset, uint64_t bytes);
 /* numbers.c: formats x86 does not compute in. */
 float ptx_f16_to_f32(uint16_t h);
 uint16_t ptx_f32_to_f16(double v, int round); /* one rounding; W_RN, W_RZ, W_RM, W_RP */
-uint16_t ptx_f32_to_bf16(float v, int round);
 static inline float ptx_bf16_to_f32(uint16_t h) {
     union {
         uint32_t u;
@@ -431,6 +431,15 @@ static inline float ptx_bf16_to_f32(uint16_t h) {
     return c.f;
 }
 
+/* W_RZ, else to nearest even. */
+static inline uint16_t ptx_f32_to_bf16(float v, int round) {
+    union {
+        float f;
+        uint32_t u;
+    } c = {v};
+    uint32_t up = round == W_RZ ? 0 : 0x7fff + (c.u >> 16 & 1);
+    return v != v ? 0x7fff : (uint16_t)((c.u + up) >> 16);
+}
 /* exec_int.c: stores a comparison's result, combined as setp asks. */
 bool ptx_setp_finish(PtxWarp *w, const PtxInstr *i, uint32_t r, uint32_t mask);
 
