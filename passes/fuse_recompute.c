@@ -146,7 +146,7 @@ static void mark(Again *t, const Value *v, int at, int64_t bytes, bool there) {
     *ask = at;
     if (there && !*need && (bytes_of(v) * SMALL <= bytes || t->until[v->id] + SLACK >= at))
         return;
-    if (*need && *need <= at)
+    if ((*need && *need <= at) || !cheap(v->def)) /* what is not cheap is kept, small as it is */
         return;
     *need = at;
     for (int i = 0; i < v->def->nin; i++)
