@@ -90,6 +90,8 @@ typedef struct GemmVectors {
     GemmPackers packers[2]; /* as it is; rounded to bf16 */
     /* sum of x[i] y[i] in f64. */
     double (*dot)(const float *x, const float *y, int64_t n);
+    /* sums[i] += x[i] y[i] in f64, i < n. */
+    void (*add_products)(const float *x, const float *y, int64_t n, double *sums);
 } GemmVectors;
 const GemmVectors *gemm_vectors(void);
 

@@ -170,6 +170,18 @@ INLINE double dot_body(const float *x, const float *y, int64_t n) {
     return s;
 }
 
+INLINE void add_products_body(const float *x, const float *y, int64_t n, double *sums) {
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        Double8 sum;
+        memcpy(&sum, sums + i, sizeof sum);
+        add_products(x + i, y + i, &sum);
+        memcpy(sums + i, &sum, sizeof sum);
+    }
+    for (; i < n; i++)
+        sums[i] += (double)x[i] * y[i];
+}
+
 #define PACKERS(level, bf16, attribute) \
     attribute static void copy_##level##bf16(const float *src, int64_t n, float *dst) { \
         copy_body(src, n, dst, bf16); \
@@ -195,8 +207,13 @@ INLINE double dot_body(const float *x, const float *y, int64_t n) {
     attribute static double dot_##level(const float *x, const float *y, int64_t n) { \
         return dot_body(x, y, n); \
     } \
+    attribute static void add_products_##level(const float *x, const float *y, int64_t n, \
+                                               double *sums) { \
+        add_products_body(x, y, n, sums); \
+    } \
     static const GemmVectors vectors_##level = {{PACKER_NAMES(level, 0), PACKER_NAMES(level, 1)}, \
-                                                dot_##level};
+                                                dot_##level, \
+                                                add_products_##level};
 
 VECTORS(base, )
 #if defined(__x86_64__)

@@ -13,7 +13,7 @@
 
 #include "runtime/machine.h"
 
-enum { LANES = 16, COLUMN_BLOCK = 64, ROW_BLOCK = GEMM_WORK_TILE / COLUMN_BLOCK / 2 };
+enum { LANES = 16, COLUMN_BLOCK = 32, ROW_BLOCK = GEMM_WORK_TILE / COLUMN_BLOCK / 2 };
 
 typedef struct Plan {
     Machine *machine;
@@ -100,8 +100,7 @@ static void gram_column(const Plan *p, int64_t first, int64_t count, int64_t j0,
             const float *a = w->tile + i * COLUMN_BLOCK, *b = w->tile2 + i * COLUMN_BLOCK;
             sums[(i0 + i) * LANES] += w->vectors->dot(a, b, n);
             if (i0 + i >= j0 + n)
-                for (int64_t j = 0; j < n; j++)
-                    below[j] += (double)a[j] * b[j];
+                w->vectors->add_products(a, b, n, below);
         }
     }
     for (int64_t j = 0; j < n; j++)
