@@ -153,8 +153,12 @@ INLINE void tile(const Group *s, const PackedA *a, int64_t rows, int64_t j0, int
         pack_b(s, j, panel);
         round_all(s, panel, s->k * NR);
         for (int64_t i = 0; i < rows; i++) {
-            for (int v = 0; i % MR == 0 && v < 2; v += vectors)
-                multiply(s->k, a->at + i * a->row, a->row, a->col, panel, v, vectors, out);
+            const double *strip = a->at + i * a->row;
+            if (i % MR == 0 && j1 - j <= LANES) /* the second vector would be zeros */
+                multiply(s->k, strip, a->row, a->col, panel, 0, 1, out);
+            else
+                for (int v = 0; i % MR == 0 && v < 2; v += vectors)
+                    multiply(s->k, strip, a->row, a->col, panel, v, vectors, out);
             put(out[i % MR], j1 - j < NR ? j1 - j : NR, s->g->accumulate, c + i * ldc);
         }
     }
