@@ -192,7 +192,8 @@ void map_run(Lower *L, int kernel, const char *what, int rank, const int64_t *di
             Ex both[2] = {t.sinks[i].at[s].index, t.sinks[i].at[s].value};
             ex_hoist(K, both, 2);
         }
-    kern_loop(K, L->gpu && per > 1 && n.inner <= 4 * WARP ? LOOP_VECTOR : LOOP_SEQ, t.row, lo, hi);
+    kern_loop(K, L->gpu && n.rows > 1 && per > 1 && n.inner <= 4 * WARP ? LOOP_VECTOR : LOOP_SEQ,
+              t.row, lo, hi);
     if (chunks > 1) {
         LVal first =
             lp_2(p, L_MUL, lp_2(p, L_REM, task, lp_const_i(p, chunks)), lp_const_i(p, grain));

@@ -30,10 +30,34 @@ static void test_update_unfused(void **state) {
     }
 }
 
-int main(void) {
+/* FOLDER NAME…: other cases, each as gradients and as a training step. */
+static void run_others(const char *folder, char **others, int n) {
+    const TrainWants wants[] = {{.train = true, .grads = true, .detail = true},
+                                {.train = true, .metrics = true, .update = true}};
+    for (int i = 0; i < n; i++)
+        for (int w = 0; w < COUNT_OF(wants); w++) {
+            GpuCase c;
+            gpu_case_load(&c, folder, others[i], wants[w]);
+            double worst = gpu_case_twin(&c, true, 1e-5);
+            printf("%s: %d calls, worst difference %.2g\n", others[i], c.calls, worst);
+            gpu_case_free(&c);
+        }
+}
+
+static int others_argc;
+static char **others_argv;
+static void test_others(void **state) {
+    (void)state;
+    run_others(others_argv[1], others_argv + 2, others_argc - 2);
+}
+
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_update_unfused),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest others[] = {cmocka_unit_test(test_others)};
+    others_argc = argc, others_argv = argv;
+    return argc > 2 ? cmocka_run_group_tests(others, NULL, NULL)
+                    : cmocka_run_group_tests(tests, NULL, NULL);
 }
