@@ -2,13 +2,14 @@
  * options.async_late at the wait, else at the issue; both must give the same results. Until the
  * wait nobody may touch its destination (shadow.c). */
 #include "memory.h"
+#include "shadow.h"
 
 #include <string.h>
 
 static void store(PtxWarp *w, const PtxCopy *c, const uint8_t *data) {
     PtxAlloc *a = w->run->shared;
     memcpy(a->host + c->to, data, c->bytes);
-    ptx_init_set(a->init, c->to, c->bytes);
+    ptx_words_set_init(a, c->to, c->bytes / 4u);
 }
 
 /* One lane's copy: the source is read and checked now, whenever it lands. */
@@ -35,7 +36,8 @@ static bool begin(PtxWarp *w, const PtxInstr *i, int l, uint64_t to, uint64_t fr
             return false;
         }
     }
-    if (r->races && !ptx_shadow(w, i, l, a, dst, i->size, A_WRITE)) {
+    PtxOrder o = ptx_order(r, true);
+    if (r->races && !ptx_touch_words(w, i, &o, l, a, dst, i->size / 4u, A_WRITE)) {
         return false;
     }
     if (r->races) {

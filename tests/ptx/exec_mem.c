@@ -212,52 +212,99 @@ static bool load_param(PtxWarp *w, const PtxInstr *i, uint32_t mask, int n,
     return true;
 }
 
-/* Four-byte loads of a whole warp from one allocation: the common case, without the detours. */
-static bool load_words(PtxWarp *w, const PtxInstr *i, uint32_t mask, PtxAlloc *a,
-                       const uint64_t at[LANES], PtxAccess kind) {
+/* Loads of words from one allocation: the common case, without the detours. */
+static inline __attribute__((always_inline)) bool load_words_of(PtxWarp *w, const PtxInstr *i,
+                                                                uint32_t mask, PtxAlloc *a,
+                                                                const uint64_t at[LANES],
+                                                                PtxAccess kind, unsigned n) {
     PtxRun *r = w->run;
-    uint32_t *D = ptx_dst(w, i, 0);
-    PtxOrder o = ptx_order(w, a == r->shared);
-    uint16_t tid = (uint16_t)(w->number * LANES);
+    uint32_t *D[4];
+    PtxOrder o = ptx_order(r, a == r->shared);
+    for (unsigned e = 0; e < n; e++) {
+        D[e] = ptx_dst(w, i, (int)e);
+    }
     for (uint32_t k = mask; k; k &= k - 1) {
         int l = __builtin_ctz(k);
         uint64_t offset = at[l] - a->address;
-        bool written = (a->init[offset / 8] >> (offset % 8) & 15) == 15;
+        uint32_t raw[4];
+        bool written = ptx_words_init(a, offset, n);
         if (r->init && !written) {
-            return checked_read(w, i, l, a, offset, 4);
+            return checked_read(w, i, l, a, offset, 4 * n);
         }
-        if (r->races &&
-            !(kind == A_READ && ptx_quick_read(&o, a->cells + offset / 4, (uint16_t)(tid + l))) &&
-            !ptx_shadow(w, i, l, a, offset, 4, kind)) {
+        if (r->races && !ptx_touch_words(w, i, &o, l, a, offset, n, kind)) {
             return false;
         }
         if (written) {
-            memcpy(&D[l], a->host + offset, 4);
+            memcpy(raw, a->host + offset, 4 * n);
         } else {
-            fetch(r, a, offset, 4, &D[l]);
+            fetch(r, a, offset, 4 * n, raw);
+        }
+        for (unsigned e = 0; e < n; e++) {
+            D[e][l] = raw[e];
         }
     }
     return true;
 }
 
-/* Four-byte stores, likewise. */
-static bool store_words(PtxWarp *w, const PtxInstr *i, uint32_t mask, PtxAlloc *a,
-                        const uint64_t at[LANES]) {
+/* … compiled for each count and the usual kinds. */
+static bool load_words(PtxWarp *w, const PtxInstr *i, uint32_t mask, PtxAlloc *a,
+                       const uint64_t at[LANES], PtxAccess kind) {
+    if (i->ndst == 1) {
+        return kind == A_READ      ? load_words_of(w, i, mask, a, at, A_READ, 1)
+               : kind == A_READ_NC ? load_words_of(w, i, mask, a, at, A_READ_NC, 1)
+                                   : load_words_of(w, i, mask, a, at, A_STRONG_READ, 1);
+    }
+    if (i->ndst == 4) {
+        return kind == A_READ      ? load_words_of(w, i, mask, a, at, A_READ, 4)
+               : kind == A_READ_NC ? load_words_of(w, i, mask, a, at, A_READ_NC, 4)
+                                   : load_words_of(w, i, mask, a, at, A_STRONG_READ, 4);
+    }
+    return load_words_of(w, i, mask, a, at, kind, 2);
+}
+
+/* Stores, likewise. */
+static inline __attribute__((always_inline)) bool store_words_of(PtxWarp *w, const PtxInstr *i,
+                                                                 uint32_t mask, PtxAlloc *a,
+                                                                 const uint64_t at[LANES],
+                                                                 PtxAccess kind, unsigned n) {
     PtxRun *r = w->run;
-    const uint32_t *S = ptx_src(w, i, 1);
-    PtxOrder o = ptx_order(w, a == r->shared);
-    uint16_t tid = (uint16_t)(w->number * LANES);
+    const uint32_t *S[4];
+    PtxOrder o = ptx_order(r, a == r->shared);
+    for (unsigned e = 0; e < n; e++) {
+        S[e] = ptx_src(w, i, (int)e + 1);
+    }
     for (uint32_t k = mask; k; k &= k - 1) {
         int l = __builtin_ctz(k);
         uint64_t offset = at[l] - a->address;
-        if (r->races && !ptx_quick_write(&o, a->cells + offset / 4, (uint16_t)(tid + l)) &&
-            !ptx_shadow(w, i, l, a, offset, 4, A_WRITE)) {
+        if (r->races && !ptx_touch_words(w, i, &o, l, a, offset, n, kind)) {
             return false;
         }
-        memcpy(a->host + offset, &S[l], 4);
-        a->init[offset / 8] |= (uint8_t)(15u << (offset % 8));
+        for (unsigned e = 0; e < n; e++) {
+            memcpy(a->host + offset + 4 * e, &S[e][l], 4);
+        }
+        ptx_words_set_init(a, offset, n);
     }
     return true;
+}
+
+static bool store_words(PtxWarp *w, const PtxInstr *i, uint32_t mask, PtxAlloc *a,
+                        const uint64_t at[LANES], PtxAccess kind) {
+    unsigned n = i->nops - 1u;
+    if (kind != A_WRITE) {
+        return store_words_of(w, i, mask, a, at, kind, n);
+    }
+    return n == 1   ? store_words_of(w, i, mask, a, at, A_WRITE, 1)
+           : n == 2 ? store_words_of(w, i, mask, a, at, A_WRITE, 2)
+                    : store_words_of(w, i, mask, a, at, A_WRITE, 4);
+}
+
+/* Whether all values are words in 32-bit registers. */
+static bool all_words(const PtxInstr *i, int first, int n) {
+    bool ok = i->size == 4 * n;
+    for (int e = first; e < first + n; e++) {
+        ok &= i->o[e].bits == 32 && i->o[e].kind != O_SINK;
+    }
+    return ok;
 }
 
 /* The one allocation that all lanes' accesses are inside of; NULL: look at each. */
@@ -293,7 +340,7 @@ bool ptx_exec_ld(PtxWarp *w, const PtxInstr *i, uint32_t mask) {
     }
     PtxAccess kind = i->c.flags & F_NC ? A_READ_NC : i->c.strong ? A_STRONG_READ : A_READ;
     PtxAlloc *one = common(w, i, mask, space, at, align);
-    if (one && i->size == 4 && n == 1 && i->o[0].bits == 32) {
+    if (one && all_words(i, 0, n)) {
         return load_words(w, i, mask, one, at, kind);
     }
     for (uint32_t k = mask; k; k &= k - 1) {
@@ -322,8 +369,8 @@ bool ptx_exec_st(PtxWarp *w, const PtxInstr *i, uint32_t mask) {
     lane_addresses(w, &i->o[0], at);
     PtxAccess kind = i->c.strong ? A_STRONG_WRITE : A_WRITE;
     PtxAlloc *one = common(w, i, mask, space, at, i->size);
-    if (one && i->size == 4 && n == 1 && i->o[1].bits == 32 && kind == A_WRITE) {
-        return store_words(w, i, mask, one, at);
+    if (one && all_words(i, 1, n)) {
+        return store_words(w, i, mask, one, at, kind);
     }
     for (uint32_t k = mask; k; k &= k - 1) {
         int l = __builtin_ctz(k);
@@ -468,6 +515,15 @@ PtxAlloc *ptx_resolve_unaligned(PtxWarp *w, const PtxInstr *i, int lane, int spa
 
 bool ptx_checked_read(PtxWarp *w, const PtxInstr *i, int lane, PtxAlloc *a, uint64_t offset,
                       unsigned bytes, void *to) {
+    bool words = bytes == 16 && offset % 16 == 0;
+    if (words && ptx_words_init(a, offset, 4)) {
+        PtxOrder o = ptx_order(w->run, a == w->run->shared);
+        if (w->run->races && !ptx_touch_words(w, i, &o, lane, a, offset, 4, A_READ)) {
+            return false;
+        }
+        memcpy(to, a->host + offset, 16);
+        return true;
+    }
     if (!checked_read(w, i, lane, a, offset, bytes) ||
         (w->run->races && !ptx_shadow(w, i, lane, a, offset, bytes, A_READ))) {
         return false;

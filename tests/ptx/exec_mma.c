@@ -3,6 +3,7 @@
  * it is exact and rounded once, or deviates as options.approx says. */
 #include "memory.h"
 #include "numbers.h"
+#include "shadow.h"
 
 #include <math.h>
 #include <string.h>
@@ -142,13 +143,14 @@ bool ptx_exec_ldmatrix(PtxWarp *w, const PtxInstr *i, uint32_t mask) {
     int n = i->ndst;
     (void)mask;
     ptx_lane_addresses(w, &i->o[n], at);
+    PtxOrder o = ptx_order(w->run, true);
     for (int j = 0; j < n; j++) {
         for (int r = 0; r < 8; r++) {
             uint64_t offset;
             int l = 8 * j + r;
             PtxAlloc *a = ptx_resolve(w, i, l, W_SHARED, at[l], 16, &offset);
             if (!a || !ptx_checked_read(w, i, l, a, offset, 16, rows[j][r]) ||
-                (w->run->races && !ptx_shadow(w, i, l ^ 1, a, offset, 16, A_READ))) {
+                (w->run->races && !ptx_touch_words(w, i, &o, l ^ 1, a, offset, 4, A_READ))) {
                 return false; /* every lane gets some of the row, not only the one that names it */
             }
         }

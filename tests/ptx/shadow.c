@@ -241,12 +241,7 @@ bool ptx_shadow(PtxWarp *w, const PtxInstr *i, int lane, PtxAlloc *a, uint64_t o
                 kind,   a->address + offset};
     if (offset % 4 == 0 && bytes % 4 == 0) {
         PtxCell *c = a->cells + offset / 4;
-        PtxOrder o = ptx_order(w, shared);
         for (unsigned k = 0; k < bytes; k += 4, c++, x.address += 4) {
-            if ((kind == A_READ && ptx_quick_read(&o, c, x.tid)) ||
-                (kind == A_WRITE && ptx_quick_write(&o, c, x.tid))) {
-                continue;
-            }
             if (c->writer & SPLIT) {
                 for (int b = 0; b < 4; b++) {
                     if (!touch(&x, &r->d->bytes[c->write][b])) {

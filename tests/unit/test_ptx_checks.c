@@ -150,6 +150,9 @@ static void races_shared(void **state) {
             "st.shared.u32 [%r4], %r1; bar.warp.sync -1; ld.shared.u32 %r6, [s]; "
             "st.shared.u32 [%r4], %r6;",
             "race: writes shared");
+    FINE(&t, "st.shared.u32 [%r4], %r1; bar.warp.sync -1; ld.shared.u32 %r6, [s]; "
+             "bar.warp.sync -1; setp.eq.s32 %p1, %r1, 0; @%p1 ld.shared.u32 %r6, [s]; "
+             "@%p1 st.shared.u32 [s], %r6;");
     t.block = 64; /* … but not between warps */
     REFUSED(&t, "st.shared.u32 [%r4], %r1; bar.warp.sync -1; ld.shared.u32 %r6, [s];",
             "race: reads shared address 0x400, which thread 0 of the CTA wrote");
