@@ -259,6 +259,8 @@ bool name_by_favour(Region *r, int n, bool (*serves)(Region *, Probe *, void *, 
                     void *of, int *expert);
 /* The expert whose mask idx[t,k] == e is among what `from` was made of; -1: none. */
 int name_by_mask(Region *r, Value *from);
+/* The slot whose experts idx[:,k] are among it; -1: none. */
+int name_by_slot(Region *r, Value *from);
 
 /* ---- capacity (raise_slots.c) ---- */
 typedef struct SlotRoot {

@@ -232,20 +232,41 @@ static bool is_mask_of(const Region *r, const RTensor *x, int e, bool slots_firs
     return true;
 }
 
-int name_by_mask(Region *r, Value *from) {
+static int mask_number(Region *r, const RTensor *x) {
+    for (int e = 0; e < r->s->E; e++)
+        if (is_mask_of(r, x, e, false) || is_mask_of(r, x, e, true))
+            return e;
+    return -1;
+}
+
+static int slot_number(Region *r, const RTensor *x) {
+    const Selection *s = r->s;
+    for (int k = 0; k < s->K && !dtype_is_float(x->dtype); k++) {
+        bool same = true;
+        for (int64_t t = 0; t < s->T && same; t++)
+            same = x->i[t] == r->probe->route.idx[t * s->K + k];
+        if (same)
+            return k;
+    }
+    return -1;
+}
+
+/* What the nearest value of `count` elements that `from` was made of says; -1: none says anything.
+ */
+static int nearest_number(Region *r, Value *from, int64_t count,
+                          int (*number)(Region *, const RTensor *)) {
     VEC(Value *) queue = {0};
     bool *seen = xcalloc((size_t)r->facts->n, sizeof *seen);
     int found = -1;
     vec_push(&queue, from);
-    for (int head = 0; head < queue.n && head < 256 && found < 0; head++) {
+    for (int head = 0; head < queue.n && head < 512 && found < 0; head++) {
         Value *v = queue.at[head];
-        if (!fact(r, r->facts->chosen, v) || fact(r, r->facts->worked, v))
+        if (!fact(r, r->facts->chosen, v))
             continue;
-        if (value_known(v) && value_count(v) == r->s->T * r->s->K && v != r->s->value) {
+        if (value_known(v) && value_count(v) == count && v != r->s->value &&
+            !fact(r, r->facts->worked, v)) {
             const RTensor *x = probe_value(r->probe, v);
-            for (int e = 0; x && e < r->s->E && found < 0; e++)
-                if (is_mask_of(r, x, e, false) || is_mask_of(r, x, e, true))
-                    found = e;
+            found = x ? number(r, x) : -1;
         }
         for (int i = 0; i < v->def->nin; i++) {
             Value *x = v->def->in[i];
@@ -258,4 +279,12 @@ int name_by_mask(Region *r, Value *from) {
     vec_free(&queue);
     free(seen);
     return found;
+}
+
+int name_by_mask(Region *r, Value *from) {
+    return nearest_number(r, from, r->s->T * r->s->K, mask_number);
+}
+
+int name_by_slot(Region *r, Value *from) {
+    return nearest_number(r, from, r->s->T, slot_number);
 }

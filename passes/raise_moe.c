@@ -213,8 +213,10 @@ static const char *form_name(const Region *r, const Root *root) {
         return "B";
     if (r->data_expert)
         return "A-hit";
-    if (root->leaves > 0)
-        return r->listed ? "A" : "B";
+    if (r->listed)
+        return "A";
+    if (root->leaves > 0 && !r->batched)
+        return "B";
     return r->sorted ? "H" : r->batched ? "D" : r->joined ? "B" : "E";
 }
 

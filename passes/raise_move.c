@@ -484,6 +484,43 @@ static MoveResult move_scatter_nd(Region *r, const View *w, View *o) {
     return MOVE_DONE;
 }
 
+/* Rows that E scatters wrote one after the other, each those of one expert ("y[rows of e] =
+ * f_e(x[rows])"): from here on the updates are walked in lockstep. */
+static MoveResult move_scatter_chain(Region *r, const View *w, View *o) {
+    const RowMap *m = w->map[0];
+    int E = r->s->E, found = 0;
+    if (w->n != 1 || w->rows != 1)
+        return MOVE_FAIL;
+    *o = (View){.n = E, .rows = 1};
+    o->v = ARENA_ARRAY(&r->arena, Value *, E);
+    o->map = ARENA_ARRAY(&r->arena, RowMap *, E);
+    char *written = ARENA_ARRAY(&r->arena, char, m->n + 1);
+    const Node *n = w->v[0]->def;
+    for (; n->op == OP_SCATTER_ND && found < E; n = n->in[0]->def, found++) {
+        const RTensor *idx = index_of(r, n, 1);
+        if (!idx || idx->rank != 2 || idx->dims[1] != 1 || n->in[2]->rank < 2)
+            return MOVE_FAIL;
+        RowMap *rows = map_new(r, idx->dims[0]);
+        Entry all = {ROW_FREE, ROW_FREE, ROW_FREE};
+        for (int64_t i = 0; i < idx->dims[0]; i++) {
+            int64_t to = idx->i[i] < 0 ? idx->i[i] + m->n : idx->i[i];
+            if (to < 0 || to >= m->n || written[to]++)
+                return MOVE_FAIL;
+            rows->at[i] = m->at[to];
+            entry_merge(&all, rows->at[i]);
+        }
+        if (all.t == ROW_FREE || all.e < 0 || o->v[all.e])
+            return MOVE_FAIL;
+        o->v[all.e] = n->in[2];
+        o->map[all.e] = rows;
+    }
+    for (int64_t i = 0; i < m->n; i++)
+        if (!written[i] && m->at[i].t != ROW_FREE)
+            return MOVE_FAIL;
+    r->listed = true;
+    return found == E ? MOVE_DONE : MOVE_FAIL;
+}
+
 /* scatter_elements along experts, [.., E] from [.., K]: where a row's expert is chosen, the update
  * of its slot. Rows of experts that are not chosen are never computed. */
 static MoveResult move_scatter_elements(Region *r, const View *w, View *o) {
@@ -601,7 +638,8 @@ MoveResult view_move(Region *r, const View *w, View *o) {
         return move_gather_elements(r, w, o);
     case OP_SCATTER_ND: {
         MoveResult m = move_scatter_nd(r, w, o);
-        return m == MOVE_DONE ? m : move_places(r, w, o);
+        m = m == MOVE_DONE ? m : move_places(r, w, o);
+        return m == MOVE_DONE ? m : move_scatter_chain(r, w, o);
     }
     case OP_MATMUL:
         return move_one_hot(r, w, o);

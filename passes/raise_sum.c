@@ -152,9 +152,13 @@ void roots_find(Region *r, Roots *out, Roots *partial) {
         for (int i = 0; i < (n->op == OP_ADD ? 2 : 1); i++)
             total += chosen(r, n->in[i]) ? count[n->in[i]->id] : 0;
         count[n->out[0]->id] = total;
-        if (total == r->s->E) {
+        bool slots = r->s->kind == SELECT_INDEX && total == r->s->K && total > 1;
+        if (total == r->s->E || slots) {
             Root root = {n, total};
             vec_push(out, root);
+        }
+        if (total == r->s->E) {
+            continue;
         } else if (total > 1 && total < r->s->E) {
             Root root = {n, total};
             vec_push(partial, root);
@@ -523,7 +527,7 @@ static bool alike(const Region *r, const Value *a, const Value *b, int *own, int
     bool weights = a->id < r->facts->n && r->facts->weight[a->id];
     *own += a->def->op == OP_PARAM || (weights && na && nb && sa[0] != sb[0]) ||
             (a->def->op == OP_GATHER && a->def->in[0] == b->def->in[0] &&
-             r->facts->weight[a->def->in[0]->id]);
+             value_count(a->def->in[1]) == 1 && r->facts->weight[a->def->in[0]->id]);
     for (int i = 0; i < a->def->nin; i++)
         if ((a->def->in[i] == NULL) != (b->def->in[i] == NULL) ||
             (a->def->in[i] && !alike(r, a->def->in[i], b->def->in[i], own, fuel)))
@@ -536,11 +540,50 @@ bool raise_merged(const Region *r, const Value *a, const Value *b) {
     return alike(r, a, b, &own, &fuel) && own == 0;
 }
 
+static Value *add_up(Region *r, const Leaves *l) {
+    Value *sum = NULL;
+    for (int i = 0; i < l->base.n; i++)
+        sum = sum ? op_binary(&r->b, OP_ADD, sum, l->base.at[i]) : l->base.at[i];
+    return sum;
+}
+
+/* Contributions of the K choices, each for all tokens: the k-th token's expert of each. */
+static Value *raise_slot_sum(Region *r, Node *n, const Leaves *l, Value **base) {
+    const Selection *s = r->s;
+    View w = {.n = s->K};
+    w.v = ARENA_ARRAY(&r->arena, Value *, s->K);
+    w.map = ARENA_ARRAY(&r->arena, RowMap *, s->K);
+    for (int i = 0; i < s->K; i++) {
+        unsigned rows;
+        const Leaf *leaf = &l->at.at[i];
+        int k = leaf->index ? -1 : name_by_slot(r, leaf->v);
+        if (k < 0 || w.v[k] || !leaf_rows(r, leaf, &rows) || (i && rows != w.rows))
+            return raise_fail(r, leaf->v->def, "a contribution is that of no single choice");
+        w.v[k] = leaf->v;
+        w.rows = rows;
+        w.map[k] = map_new(r, s->T);
+        for (int64_t t = 0; t < s->T; t++)
+            w.map[k]->at[t] = (Entry){(int32_t)t, k, (int32_t)r->probe->route.idx[t * s->K + k]};
+    }
+    r->lanes = true;
+    Rows y = raise_rows(r, &w);
+    if (!y.v || y.uniform)
+        return NULL;
+    *base = add_up(r, l);
+    return raise_combine(r, y.v, n->out[0]);
+}
+
 static Value *raise_sum(Region *r, Node *n, Value **base) {
     Leaves l = {0};
     int E = r->s->E;
     Value *out = NULL;
     collect(r, n->out[0], &l);
+    if (l.at.n == r->s->K && l.at.n != E && r->s->kind == SELECT_INDEX) {
+        out = raise_slot_sum(r, n, &l, base);
+        vec_free(&l.at);
+        vec_free(&l.base);
+        return out;
+    }
     View w = {.n = E};
     w.v = ARENA_ARRAY(&r->arena, Value *, E);
     w.map = ARENA_ARRAY(&r->arena, RowMap *, E);
@@ -569,9 +612,7 @@ static Value *raise_sum(Region *r, Node *n, Value **base) {
     }
     if (y.v && !y.uniform) {
         out = raise_combine(r, y.v, n->out[0]);
-        *base = NULL;
-        for (int i = 0; i < l.base.n; i++)
-            *base = *base ? op_binary(&r->b, OP_ADD, *base, l.base.at[i]) : l.base.at[i];
+        *base = add_up(r, &l);
     }
     vec_free(&l.at);
     vec_free(&l.base);

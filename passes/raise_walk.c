@@ -460,8 +460,8 @@ static Rows rows_matmul(Region *r, const View *w) {
     int nf = view_features(w, f);
     if (!product_views(r, w, &p))
         return raise_fail(r, n, "a product whose rows cannot be followed"), failed;
-    bool a_weight = !r->lanes && raise_weights(r, &p.a, &weights),
-         b_weight = !r->lanes && !a_weight && raise_weights(r, &p.b, &weights);
+    bool a_weight = raise_weights(r, &p.a, &weights),
+         b_weight = !a_weight && raise_weights(r, &p.b, &weights);
     if (a_weight || b_weight) {
         Rows x = raise_rows(r, a_weight ? &p.b : &p.a);
         /* The view's matrix axes: of a, [M,K] (out first) unless transposed; of b, [K,N] (in

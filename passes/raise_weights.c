@@ -238,7 +238,32 @@ static bool weights_single(Region *r, View cur, bool swapped, Weights *out) {
     return false;
 }
 
+/* The choices of a token in lockstep, each with matrices taken from the same stack. */
+static bool weights_of_choices(Region *r, const View *w, Weights *out) {
+    View cur = *w, o;
+    bool swapped = false;
+    for (int depth = 0; depth < 32; depth++) {
+        if (view_equal_all(&cur))
+            return weights_single(r, view_collapse(r, &cur), swapped, out);
+        if (same_op(&cur, OP_TRANSPOSE))
+            swapped ^= swaps_features(&cur);
+        r->batched = r->batched || same_op(&cur, OP_GATHER);
+        for (int i = 1; i < cur.n; i++)
+            if (cur.v[i]->def->op != cur.v[0]->def->op)
+                return false;
+        if (view_move(r, &cur, &o) != MOVE_DONE || o.n != w->n)
+            return false;
+        for (int i = 1; i < o.n; i++)
+            if (o.map[i]->n != o.map[0]->n)
+                return false;
+        cur = o;
+    }
+    return false;
+}
+
 bool raise_weights(Region *r, const View *w, Weights *out) {
+    if (r->lanes && w->n > 1)
+        return weights_of_choices(r, w, out);
     if (w->n == 1)
         return weights_single(r, *w, false, out);
     if (view_equal_all(w))
