@@ -42,6 +42,7 @@ typedef struct ObjectOptions {
     bool fused;
     bool relocatable; /* an object file instead of a shared library */
     FILE *dump_kernels, *dump_loops, *dump_llvm, *dump_asm; /* asm: for a GPU the PTX of all programs, one text */
+    FILE *cost; /* for a GPU, without a path: a table of the kernels of each program; NULL: no */
 } ObjectOptions;
 
 /* Writes the library (path NULL: only the dumps). *parameters: what is not in it and must be given when it runs, with its

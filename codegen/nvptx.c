@@ -76,6 +76,15 @@ int nvptx_add_kernel(NvptxModule *m, const StgcCudaKernel *k) {
     return m->code->kernels.n - 1;
 }
 
+/* The op that a program's name begins with, as part of a symbol. */
+static void op_symbol(const LoopProgram *p, char *out, size_t size) {
+    size_t n = 0;
+    for (const char *s = p->name; *s && *s != ' ' && n + 1 < size; s++)
+        if ((*s >= 'a' && *s <= 'z') || (*s >= '0' && *s <= '9') || *s == '_' || *s == '.')
+            out[n++] = *s == '.' ? '_' : *s;
+    out[n] = 0;
+}
+
 const char *nvptx_program_name(NvptxModule *m, const LoopProgram *p) {
     uint64_t hash = loop_program_hash(p);
     for (int i = 0; i < m->programs.n; i++) {
@@ -83,7 +92,9 @@ const char *nvptx_program_name(NvptxModule *m, const LoopProgram *p) {
         if (n->program == p || (n->hash == hash && loop_program_equal(n->program, p)))
             return n->name;
     }
-    const char *name = arena_printf(&m->code->arena, "p%d", m->programs.n);
+    char op[28];
+    op_symbol(p, op, sizeof op);
+    const char *name = arena_printf(&m->code->arena, "p%d%s%s", m->programs.n, *op ? "_" : "", op);
     vec_push(&m->programs, ((NamedProgram){p, hash, name}));
     return name;
 }

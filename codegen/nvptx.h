@@ -58,7 +58,8 @@ LLVMValueRef nvptx_kernel_function(LlvmIr *x, const char *name, const LLVMTypeRe
 void nvptx_min_ctas(LlvmIr *x, LLVMValueRef kernel, int ctas);
 /* Records a data fault from code of a kernel: key = number of the text << 48 | where, by atomic
  * minimum. fault: ptr addrspace(1), where: i64. */
-void nvptx_fault(NvptxModule *m, LLVMValueRef fault, const char *what, LLVMValueRef where);
+void nvptx_fault(NvptxModule *m, LLVMValueRef fault, const char *what, LLVMValueRef where,
+                 LLVMValueRef found);
 
 /* nvptx_program.c: an EPILOGUE program as an internal function, always inlined:
  *     void NAME(ptr addrspace(1) buffer…, ptr addrspace(1) fault, i64 group, i64 m0, i64 m1, i64 n0, i64 n1,
@@ -82,7 +83,7 @@ void nvptx_cublas(NvptxModule *m, const StgcCudaGemm *g, const char *name);
 void nvptx_clear(NvptxModule *m, int64_t at, int64_t bytes, const char *name);
 /* Bytes of a table in the constants; equal tables are kept once. 8-byte aligned. */
 int64_t nvptx_constant(NvptxModule *m, const void *bytes, int64_t n);
-/* The name a program has in this module ("p12"): equal programs have one. */
+/* The name a program has in this module ("p12_softmax"): equal programs have one. */
 const char *nvptx_program_name(NvptxModule *m, const LoopProgram *p);
 
 /* The number of a fault's text in StgcCudaStep.fault_texts. */

@@ -23,4 +23,7 @@ NvptxCode *nvptx_compile(const LoopModule *const *modules, int nmodules, const N
 const StgcCudaStep *nvptx_step(const NvptxCode *c, int module);
 void nvptx_free(NvptxCode *c);
 
+/* nvptx_cost.c: a table of the step's kernels; s was compiled from m with marks. */
+void nvptx_cost_print(const LoopModule *m, const StgcCudaStep *s, FILE *to);
+
 #endif

@@ -82,11 +82,21 @@ static bool find_variants(Object *b) {
     return true;
 }
 
+static void print_costs(const Object *b, const ObjectVariant *v) {
+    static const char *const names[STGC_PROGRAMS] = {"gradients", "train", "micro", "apply"};
+    for (int i = 0; b->o->cost && i < b->nprograms; i++) {
+        fprintf(b->o->cost, "%s%s, for %s\n", i ? "\n" : "", names[b->programs[i].which], v->name);
+        nvptx_cost_print(b->programs[i].module, nvptx_step(v->ptx, i), b->o->cost);
+    }
+}
+
 static bool translate_gpu(Object *b, ObjectVariant *v) {
     const LoopModule *modules[STGC_PROGRAMS];
     NvptxTarget t;
-    for (int i = 0; i < b->nprograms; i++)
+    for (int i = 0; i < b->nprograms; i++) {
+        b->programs[i].module->marks = b->o->cost != NULL;
         modules[i] = b->programs[i].module;
+    }
     if (!nvptx_target_find(&t, v->name, b->d))
         return false;
     v->ptx = nvptx_compile(modules, b->nprograms, &t, b->o->dump_llvm, b->d);
@@ -95,6 +105,7 @@ static bool translate_gpu(Object *b, ObjectVariant *v) {
     const StgcCudaStep *s = nvptx_step(v->ptx, 0);
     if (b->o->dump_asm)
         fputs(s->ptx, b->o->dump_asm);
+    print_costs(b, v);
     diag_note(b->d, "%d calls, %u distinct kernels for %s, %lld bytes of PTX", b->kernels,
               s->nkernels, v->name, (long long)s->ptx_bytes);
     return true;

@@ -32,7 +32,7 @@ typedef struct Options {
     int64_t opset;                                          /* 0: not given */
     int64_t device;                                         /* number of the GPU */
     bool unfused, require_moe, allow_unraised, quiet, verbose, json, resume, sort;
-    bool external_data, initial_values, emulate;
+    bool external_data, initial_values, cost, emulate;
     bool help, version, list_passes;
 } Options;
 

@@ -58,6 +58,17 @@ static bool emit_fits(CompileJob *c, const char *word) {
     return false;
 }
 
+/* The table of costs is printed beside a text: marked programs are no library. */
+static bool read_cost(CompileJob *c) {
+    if (!c->job.o->cost)
+        return true;
+    c->object.cost = stdout;
+    if (c->object.gpu && c->emit == EMIT_PTX)
+        return true;
+    diag_error(&c->job.set_diag, EXIT_USAGE, "--cost: only with --emit=ptx and a GPU as --target");
+    return false;
+}
+
 static bool read_emit(CompileJob *c) {
     static const char *const names[] = {"so", "obj", "llvm", "asm", "ir", "ptx"};
     const char *word = c->job.o->emit ? c->job.o->emit : "so";
@@ -389,8 +400,8 @@ int cmd_compile(const Options *o) {
     bool ok = job_load_model(j);
     if (ok)
         c.about.model_hash = identity_model(j->g);
-    ok = ok && job_load_recipe(j) && read_target(&c) && read_emit(&c) && read_march(&c) &&
-         (!o->data || job_load_data(j)) && job_bind(j) && job_check_output(j) &&
+    ok = ok && job_load_recipe(j) && read_target(&c) && read_emit(&c) && read_cost(&c) &&
+         read_march(&c) && (!o->data || job_load_data(j)) && job_bind(j) && job_check_output(j) &&
          make_graphs(&c, &stopped);
     if (ok && !stopped) {
         job_check_weights(j, c.graphs[STGC_PROGRAM_GRADIENTS], false);

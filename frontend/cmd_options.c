@@ -42,6 +42,8 @@ static const OptionRow rows[] = {
      "step); compile: so (the default), obj, llvm, asm, ir; for a GPU ptx, llvm"},
     {"march", 0, OPT_TEXT, AT(march), "compile", "CPU",
      "x86-64-v3, x86-64-v4 or native (default: v3 and v4, chosen when it is opened)"},
+    {"cost", 0, OPT_FLAG, AT(cost), "compile", NULL,
+     "--emit=ptx: a table of the kernels: flops, bytes, registers, occupancy, roofline model"},
     {"params", 0, OPT_TEXT, AT(params), "export", "P.safetensors", "the trained parameters"},
     {"opset", 0, OPT_COUNT, AT(opset), "transform", "N", "17 to 25 (default 18)"},
     {"external-data", 0, OPT_FLAG, AT(external_data), "transform", NULL,
