@@ -3,7 +3,7 @@
  * into a number: groups with fewer rows than `limit` take gram. */
 #include "codegen/nvptx_gemm.h"
 
-enum { COLUMN_BLOCK = 64, LARGE = 192, WIDE = 4 }; /* COLUMN_BLOCK: of token_dot.c's estimate */
+enum { LARGE = 192, WIDE = 4 };
 
 static int64_t at_most(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -13,25 +13,26 @@ static int64_t over(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-/* token_dot.c, wants_gram; it is monotonous in count. */
-static bool wants_gram(const StgcTokenDot *t, bool has_grad, int64_t count) {
-    if (t->mode != 0)
-        return t->mode == 1;
-    double in = (double)t->in, out = (double)t->out;
-    double gram = (double)(count + COLUMN_BLOCK) / 2 * (in + out);
-    double factored = in * out * (has_grad ? 1 : 2);
-    return gram < factored;
+/* Whether the CPU would take the factored form for a group of `count` rows, told by its work. */
+static bool is_factored(const StgcTokenDot *t, bool has_grad, int64_t count) {
+    static const float some = 0;
+    const int64_t offsets[] = {0, count};
+    StgcTokenDot one = *t;
+    one.groups = 1, one.rows = count, one.offsets = offsets;
+    one.grad = has_grad ? &some : NULL;
+    return stgc_token_dot_products(&one) == count * t->in * t->out * (has_grad ? 1 : 2);
 }
 
-/* Least number of rows that takes the factored form; rows + 1: none does. */
+/* Least number of rows, at least 1, that takes the factored form; rows + 1: none does. More rows
+ * never go back to gram. */
 static int64_t limit_of(const StgcTokenDot *t, bool has_grad) {
-    int64_t lo = 0, hi = t->rows + 1;
+    int64_t lo = 1, hi = t->rows + 1;
     while (lo < hi) {
         int64_t mid = (lo + hi) / 2;
-        if (wants_gram(t, has_grad, mid))
-            lo = mid + 1;
-        else
+        if (is_factored(t, has_grad, mid))
             hi = mid;
+        else
+            lo = mid + 1;
     }
     return lo;
 }

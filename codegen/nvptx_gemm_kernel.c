@@ -471,6 +471,22 @@ static void make_tiles(Kernel *k) {
     gemm_loop_end(x, &l);
 }
 
+/* Buffers that an epilogue only reads may be read ahead of its stores (ld.global.nc): buffers do
+ * not overlap, and nobody else writes while the kernel runs. */
+static void mark_read_only(Kernel *k) {
+    const LoopProgram *p = k->f->program;
+    for (int b = 0; p && b < p->buffers.n; b++) {
+        bool stored = false;
+        for (int i = 0; i < p->insts.n; i++)
+            stored |= p->insts.at[i].kind == LI_STORE && p->insts.at[i].ref == b;
+        const unsigned at = (unsigned)(k->first_buffer + 1 + b) + 1; /* 0 is the result */
+        if (!stored) {
+            llvm_attribute(k->x, k->fn, at, "noalias", 0);
+            llvm_attribute(k->x, k->fn, at, "readonly", 0);
+        }
+    }
+}
+
 static int make_parameters(Kernel *k, const char *name) {
     LlvmIr *x = k->x;
     const GemmForm *f = k->f;
@@ -485,6 +501,7 @@ static int make_parameters(Kernel *k, const char *name) {
     for (int i = 0; f->program && i < buffers + 1; i++)
         types[n++] = nvptx_global_ptr(x);
     k->fn = nvptx_kernel_function(x, name, types, n, f->tiling.threads);
+    mark_read_only(k);
     nvptx_min_ctas(x, k->fn, 1); /* or ptxas would rather spill than give up one more CTA */
     for (int p = 0, i = 0; p < GEMM_P_COUNT; p++)
         if (gemm_needs(f, (GemmParam)p))

@@ -464,9 +464,9 @@ static LVal tile_index(LoopProgram *p, LVal i, LVal j) {
 }
 
 /* out[group, i, j] = tile * in[group, i, j] + group, and the like; buffers: in, out. */
-static void elementwise(LoopProgram *p, Epilogue kind, int64_t m, int64_t n) {
+static void elementwise(LoopProgram *p, Epilogue kind, LoopKind rows, int64_t m, int64_t n) {
     int in = lp_buffer(p, DT_F32), out = kind == IN_PLACE ? in : lp_buffer(p, DT_F32);
-    LVal i = lp_loop(p, LOOP_SEQ, lp_arg(p, LARG_M0), lp_arg(p, LARG_M1));
+    LVal i = lp_loop(p, rows, lp_arg(p, LARG_M0), lp_arg(p, LARG_M1));
     LVal line = lp_2(p, L_ADD, lp_2(p, L_MUL, lp_arg(p, LARG_GROUP), lp_const_i(p, m)), i);
     line = lp_2(p, L_MUL, line, lp_const_i(p, n));
     LVal j = lp_loop(p, LOOP_VECTOR, lp_arg(p, LARG_N0), lp_arg(p, LARG_N1));
@@ -531,7 +531,7 @@ static void make_fused(Fused *s, Epilogue kind) {
     if (kind == ROW_SUM)
         row_sum(s->program, g->m);
     else
-        elementwise(s->program, kind, g->m, g->n);
+        elementwise(s->program, kind, rows ? LOOP_VECTOR : LOOP_SEQ, g->m, g->n);
     s->buffers[0] = s->at[AT_IN], s->buffers[1] = s->at[AT_OUT];
     LoopCall c = {.kind = CALL_GEMM, .name = "test", .program = s->program, .gemm = *g};
     c.nbuffers = s->program->buffers.n, c.buffers = s->buffers;
