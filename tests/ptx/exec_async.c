@@ -8,7 +8,7 @@
 
 static void store(PtxWarp *w, const PtxCopy *c, const uint8_t *data) {
     PtxAlloc *a = w->run->shared;
-    memcpy(a->host + c->to, data, c->bytes);
+    ptx_copy_small(a->host + c->to, data, c->bytes);
     ptx_words_set_init(a, c->to, c->bytes / 4u);
 }
 
@@ -24,15 +24,22 @@ static bool begin(PtxWarp *w, const PtxInstr *i, int l, uint64_t to, uint64_t fr
     if (!a) {
         return false;
     }
-    PtxCopy c = {.to = dst, .bytes = i->size, .lane = (uint8_t)l, .group = -1, .line = i->line};
-    if (from % i->size) {
+    w->copies = ptx_grow(w->copies, &w->copies_cap, w->ncopies + 1, sizeof *w->copies);
+    PtxCopy *c = &w->copies[w->ncopies];
+    c->to = dst;
+    c->bytes = i->size;
+    c->lane = (uint8_t)l;
+    c->group = -1;
+    c->line = i->line;
+    memset(c->data, 0, sizeof c->data);
+    if (from & (i->size - 1u)) {
         return ptx_run_fail(w, i, l, "source address 0x%llx is not a multiple of %d",
                             (unsigned long long)from, i->size);
     }
     if (size) {
         /* Only `size` bytes are read; the rest of the destination becomes 0. */
         PtxAlloc *s = ptx_resolve_unaligned(w, i, l, W_GLOBAL, from, size, &src);
-        if (!s || !ptx_checked_read(w, i, l, s, src, size, c.data)) {
+        if (!s || !ptx_checked_read(w, i, l, s, src, size, c->data)) {
             return false;
         }
     }
@@ -46,10 +53,9 @@ static bool begin(PtxWarp *w, const PtxInstr *i, int l, uint64_t to, uint64_t fr
     if (r->d->o.async_late) {
         ptx_init_clear(a->init, dst, i->size);
     } else {
-        store(w, &c, c.data);
+        store(w, c, c->data);
     }
-    w->copies = ptx_grow(w->copies, &w->copies_cap, w->ncopies + 1, sizeof *w->copies);
-    w->copies[w->ncopies++] = c;
+    w->ncopies++;
     return true;
 }
 

@@ -10,8 +10,17 @@
 
 enum { M = 16, N = 8, K_MAX = 16 };
 
+typedef double Quad __attribute__((vector_size(32)));
 typedef struct Tile { /* in double, where products are exact */
-    double a[M][K_MAX], b[K_MAX][N], c[M][N];
+    double a[M][K_MAX];
+    union {
+        double b[K_MAX][N];
+        Quad b4[K_MAX][N / 4];
+    };
+    union {
+        double c[M][N];
+        Quad c4[M][N / 4];
+    };
     int k;
 } Tile;
 
@@ -77,14 +86,14 @@ static void load_half(PtxWarp *w, const PtxInstr *i, Tile *t, int na, int nb, in
 
 static void multiply(Tile *t) {
     for (int m = 0; m < M; m++) {
-        double c[N];
-        memcpy(c, t->c[m], sizeof c);
+        Quad low = t->c4[m][0], high = t->c4[m][1];
         for (int k = 0; k < t->k; k++) {
-            for (int n = 0; n < N; n++) {
-                c[n] = fma(t->a[m][k], t->b[k][n], c[n]);
-            }
+            Quad a = {t->a[m][k], t->a[m][k], t->a[m][k], t->a[m][k]};
+            low += a * t->b4[k][0];
+            high += a * t->b4[k][1];
         }
-        memcpy(t->c[m], c, sizeof c);
+        t->c4[m][0] = low;
+        t->c4[m][1] = high;
     }
 }
 

@@ -4,6 +4,33 @@
 
 #include "ptx.h"
 
+#include <string.h>
+
+/* memcpy of 1, 2, 4, 8 or 16 bytes (others too): of constant sizes, for which the compiler has
+ * better than a loop. */
+static inline void ptx_copy_small(void *to, const void *from, unsigned bytes) {
+    switch (bytes) {
+    case 1:
+        memcpy(to, from, 1);
+        break;
+    case 2:
+        memcpy(to, from, 2);
+        break;
+    case 4:
+        memcpy(to, from, 4);
+        break;
+    case 8:
+        memcpy(to, from, 8);
+        break;
+    case 16:
+        memcpy(to, from, 16);
+        break;
+    default:
+        memcpy(to, from, bytes);
+        break;
+    }
+}
+
 void ptx_lane_addresses(const PtxWarp *w, const PtxOperand *o, uint64_t at[LANES]);
 /* The memory of an access (alignment: its size, or any) and the offset in it; NULL: reported. */
 PtxAlloc *ptx_resolve(PtxWarp *w, const PtxInstr *i, int lane, int space, uint64_t at,
