@@ -8,7 +8,11 @@
 
 static void store(PtxWarp *w, const PtxCopy *c, const uint8_t *data) {
     PtxAlloc *a = w->run->shared;
-    ptx_copy_small(a->host + c->to, data, c->bytes);
+    if (c->bytes == 16) {
+        memcpy(a->host + c->to, data, 16);
+    } else {
+        ptx_copy_word(a->host + c->to, data, c->bytes);
+    }
     ptx_words_set_init(a, c->to, c->bytes / 4u);
 }
 

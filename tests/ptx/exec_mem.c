@@ -153,7 +153,13 @@ static bool checked_read(PtxWarp *w, const PtxInstr *i, int lane, PtxAlloc *a, u
 
 /* Bytes of memory; what is uninitialised reads as 0xff. */
 static void fetch(const PtxRun *r, const PtxAlloc *a, uint64_t offset, unsigned bytes, void *to) {
-    ptx_copy_small(to, a->host + offset, bytes);
+    if (bytes == 16) {
+        memcpy(to, a->host + offset, 16);
+    } else if (bytes & (bytes - 1)) {
+        memcpy(to, a->host + offset, bytes); /* the part of a row that cp.async copies */
+    } else {
+        ptx_copy_word(to, a->host + offset, bytes);
+    }
     if (!r->init && !ptx_init_all(a->init, offset, bytes)) {
         for (unsigned k = 0; k < bytes; k++) {
             if (!(a->init[(offset + k) / 8] >> ((offset + k) % 8) & 1)) {
@@ -182,7 +188,7 @@ static void scatter(PtxWarp *w, const PtxInstr *i, int n, int l, const uint8_t *
     for (int e = 0; e < n; e++) {
         uint64_t v = 0;
         const PtxOperand *o = &i->o[e];
-        ptx_copy_small(&v, raw + size * (unsigned)e, size);
+        ptx_copy_word(&v, raw + size * (unsigned)e, size);
         if (size < 4) {
             v = extend(v, i->c.type[0], o->bits);
         } else if (size == 4 && o->bits == 64) {
@@ -385,7 +391,7 @@ bool ptx_exec_st(PtxWarp *w, const PtxInstr *i, uint32_t mask) {
         for (int e = 0; e < n; e++) {
             const uint8_t *s = ptx_src(w, i, 1 + e);
             unsigned lane = i->o[1 + e].bits == 64 ? 8 : 4;
-            ptx_copy_small(a->host + offset + size * (unsigned)e, s + lane * (unsigned)l, size);
+            ptx_copy_word(a->host + offset + size * (unsigned)e, s + lane * (unsigned)l, size);
         }
         ptx_init_set(a->init, offset, i->size);
     }
@@ -454,7 +460,7 @@ static uint64_t combine(const PtxInstr *i, uint64_t old, uint64_t b, uint64_t c,
 static uint64_t lane_value(const PtxWarp *w, const PtxInstr *i, int n, int l, unsigned size) {
     uint64_t v = 0;
     const uint8_t *s = ptx_src(w, i, n);
-    ptx_copy_small(&v, s + (size == 8 ? 8 : 4) * (unsigned)l, size);
+    ptx_copy_word(&v, s + (size == 8 ? 8 : 4) * (unsigned)l, size);
     return v;
 }
 
@@ -481,7 +487,7 @@ static bool atomic(PtxWarp *w, const PtxInstr *i, uint32_t mask, int address, bo
             c = lane_value(w, i, address + 2, l, i->size);
         }
         uint64_t v = combine(i, old, b, c, a != r->shared);
-        ptx_copy_small(a->host + offset, &v, i->size);
+        ptx_copy_word(a->host + offset, &v, i->size);
         if (result && i->size == 8) {
             ((uint64_t *)ptx_dst(w, i, 0))[l] = old;
         } else if (result) {

@@ -6,9 +6,9 @@
 
 #include <string.h>
 
-/* memcpy of 1, 2, 4, 8 or 16 bytes (others too): of constant sizes, for which the compiler has
- * better than a loop. */
-static inline void ptx_copy_small(void *to, const void *from, unsigned bytes) {
+/* memcpy of 1, 2, 4 or 8 bytes: of constant sizes, for which the compiler has better than a loop.
+ */
+static inline void ptx_copy_word(void *to, const void *from, unsigned bytes) {
     switch (bytes) {
     case 1:
         memcpy(to, from, 1);
@@ -19,14 +19,8 @@ static inline void ptx_copy_small(void *to, const void *from, unsigned bytes) {
     case 4:
         memcpy(to, from, 4);
         break;
-    case 8:
-        memcpy(to, from, 8);
-        break;
-    case 16:
-        memcpy(to, from, 16);
-        break;
     default:
-        memcpy(to, from, bytes);
+        memcpy(to, from, 8);
         break;
     }
 }
