@@ -5,8 +5,11 @@
  *     gemm = template_1;  gemm.a = arena + ...;  rt->gemm(rt, &gemm);
  *
  * What is known at compile time lies in constant tables; only addresses are filled in. The services
- * return when their work is done, so one env and one descriptor serve all calls. */
+ * return when their work is done, so one env and one descriptor serve all calls. Updates of equal
+ * parameters that follow each other are one parallel loop. */
 #include "codegen/llvm_ir.h"
+#include "codegen/loop_program.h"
+#include "ir/graph.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -75,6 +78,16 @@ static LLVMValueRef program_function(LlvmIr *x, const LoopProgram *p, const char
     return fn ? fn : LLVMAddFunction(x->m, name, llvm_program_type(x, p->kind));
 }
 
+/* rt->parallel(rt, tasks, fn, env) */
+static void run_parallel(Schedule *s, LLVMValueRef fn, int64_t tasks) {
+    LlvmIr *x = s->x;
+    LLVMTypeRef params[] = {x->ptr, x->i64, x->ptr, x->ptr};
+    LLVMValueRef in[] = {s->rt, llvm_i64(x, tasks), fn, s->env};
+    LLVMValueRef parallel =
+        LLVMBuildLoad2(B, x->ptr, at_byte(x, s->rt, (int64_t)offsetof(StgcRt, parallel)), "");
+    LLVMBuildCall2(B, LLVMFunctionType(x->void_, params, 4, false), parallel, in, 4, "");
+}
+
 static void gen_parallel(Schedule *s, const LoopCall *c, const char *name) {
     LlvmIr *x = s->x;
     if (c->tasks <= 0)
@@ -86,11 +99,91 @@ static void gen_parallel(Schedule *s, const LoopCall *c, const char *name) {
         LLVMBuildCall2(B, llvm_program_type(x, PROGRAM_TASK), fn, in, 2, "");
         return;
     }
-    LLVMTypeRef params[] = {x->ptr, x->i64, x->ptr, x->ptr};
-    LLVMValueRef in[] = {s->rt, llvm_i64(x, c->tasks), fn, s->env};
-    LLVMValueRef parallel =
-        LLVMBuildLoad2(B, x->ptr, at_byte(x, s->rt, (int64_t)offsetof(StgcRt, parallel)), "");
-    LLVMBuildCall2(B, LLVMFunctionType(x->void_, params, 4, false), parallel, in, 4, "");
+    run_parallel(s, fn, c->tasks);
+}
+
+/* ---- updates side by side ---- */
+
+static bool is_update(const LoopModule *m, const LoopCall *c) {
+    if (c->kind != CALL_PARALLEL || c->tasks <= 0 || !c->op || m->marks)
+        return false;
+    return !strcmp(c->op, op_info[OP_ADAMW].name) || !strcmp(c->op, op_info[OP_SGD].name);
+}
+
+/* The call writes in place, to parameters and state of its own: no other update touches them. */
+static bool in_place(const LoopModule *m, const LoopCall *c) {
+    const LoopProgram *p = c->program;
+    for (int i = 0; i < p->insts.n; i++) {
+        const LInst *n = &p->insts.at[i];
+        if (n->kind == LI_STORE && n->ref >= 0 && c->buffers[n->ref] >= m->persistent_bytes)
+            return false;
+    }
+    return true;
+}
+
+static int64_t parameter_bytes(const LoopModule *m, const LoopCall *c) {
+    for (int i = 0; i < m->slots.n; i++)
+        for (int k = 0; k < c->nbuffers; k++)
+            if (m->slots.at[i].kind == STGC_SLOT_PARAM && m->slots.at[i].offset == c->buffers[k])
+                return m->slots.at[i].bytes;
+    return 0;
+}
+
+/* How many calls from `first` on are one: updates of equal parameters, as experts have them. Alone
+ * each may be too small to be divided among threads. */
+static int side_by_side(const LoopModule *m, int first) {
+    enum { WORTH = 8 << 10 }; /* bytes */
+    const LoopCall *c = &m->calls.at[first];
+    if (!is_update(m, c) || !in_place(m, c))
+        return 1;
+    int n = 1;
+    for (; first + n < m->calls.n; n++) {
+        const LoopCall *d = c + n;
+        if (!is_update(m, d) || d->program != c->program || d->tasks != c->tasks || !in_place(m, d))
+            break;
+    }
+    return n > 1 && parameter_bytes(m, c) >= WORTH ? n : 1;
+}
+
+/* NAME.many(env, task): task % tasks of NAME with the offsets of call task / tasks. */
+static LLVMValueRef many_function(Schedule *s, const LoopCall *c, const char *name) {
+    LlvmIr *x = s->x;
+    char full[256];
+    snprintf(full, sizeof full, "%s.many%d", name, (int)c->tasks);
+    LLVMValueRef fn = LLVMGetNamedFunction(x->m, full), one = program_function(x, c->program, name);
+    if (fn)
+        return fn;
+    LLVMBasicBlockRef here = LLVMGetInsertBlock(B);
+    fn = LLVMAddFunction(x->m, full, llvm_program_type(x, PROGRAM_TASK));
+    LLVMSetLinkage(fn, LLVMInternalLinkage);
+    llvm_attribute(x, fn, (unsigned)LLVMAttributeFunctionIndex, "nounwind", 0);
+    LLVMPositionBuilderAtEnd(B, LLVMAppendBasicBlockInContext(x->c, fn, "entry"));
+    LLVMValueRef from = LLVMGetParam(fn, 0), task = LLVMGetParam(fn, 1);
+    LLVMValueRef env = LLVMBuildAlloca(B, LLVMArrayType2(x->i8, sizeof(StepEnv)), "env");
+    LLVMSetAlignment(env, 16);
+    LLVMBuildMemCpy(B, env, 16, from, 8, llvm_i64(x, sizeof(StepEnv)));
+    LLVMValueRef tasks = llvm_i64(x, c->tasks), call = LLVMBuildSDiv(B, task, tasks, "");
+    LLVMValueRef skip = LLVMBuildMul(B, call, llvm_i64(x, c->nbuffers), "");
+    LLVMValueRef at = at_byte(x, env, offsetof(StepEnv, offsets));
+    LLVMValueRef offsets = LLVMBuildLoad2(B, x->ptr, at, "");
+    LLVMBuildStore(B, LLVMBuildInBoundsGEP2(B, x->i64, offsets, &skip, 1, ""), at);
+    LLVMValueRef in[] = {env, LLVMBuildSRem(B, task, tasks, "")};
+    LLVMBuildCall2(B, llvm_program_type(x, PROGRAM_TASK), one, in, 2, "");
+    LLVMBuildRetVoid(B);
+    LLVMPositionBuilderAtEnd(B, here);
+    return fn;
+}
+
+static void gen_many(Schedule *s, const LoopCall *c, int n, const char *name) {
+    LlvmIr *x = s->x;
+    int each = c->nbuffers;
+    int64_t *all = xcalloc((size_t)(n * each) + 1, sizeof *all);
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < each; k++)
+            all[i * each + k] = c[i].buffers[k];
+    LLVMBuildStore(B, int_table(x, all, n * each), at_byte(x, s->env, offsetof(StepEnv, offsets)));
+    free(all);
+    run_parallel(s, many_function(s, c, name), c->tasks * n);
 }
 
 static void gen_gemm(Schedule *s, const LoopCall *c, const char *name) {
@@ -195,11 +288,14 @@ LLVMValueRef llvm_schedule(LlvmIr *x, const LoopModule *m, char *const *names,
     s.groups = stack(x, x->ptr, most, "groups");
     LLVMBuildStore(B, s.arena, at_byte(x, s.env, offsetof(StepEnv, arena)));
     LLVMBuildStore(B, s.rt, at_byte(x, s.env, offsetof(StepEnv, rt)));
-    for (int i = 0; i < m->calls.n; i++) {
+    for (int i = 0, n; i < m->calls.n; i += n) {
         const LoopCall *c = &m->calls.at[i];
+        n = side_by_side(m, i);
         if (m->marks)
             gen_mark(&s, i);
-        if (c->kind == CALL_PARALLEL)
+        if (n > 1)
+            gen_many(&s, c, n, names[i]);
+        else if (c->kind == CALL_PARALLEL)
             gen_parallel(&s, c, names[i]);
         else if (c->kind == CALL_GEMM)
             gen_gemm(&s, c, names[i]);

@@ -243,11 +243,55 @@ static void test_plan_shapes(void **state) {
     assert_int_equal(kernels_of(patterns[10], -1), 3); /* three products, all else in epilogues */
 }
 
+/* ---- updates of equal parameters are one parallel loop ---- */
+
+static void (*run_parallel)(StgcRt *rt, int64_t tasks, StgcTask fn, void *env);
+static int64_t loops, loop_tasks;
+
+static void count_parallel(StgcRt *rt, int64_t tasks, StgcTask fn, void *env) {
+    loops++, loop_tasks = tasks;
+    run_parallel(rt, tasks, fn, env);
+}
+
+static void test_updates_side_by_side(void **state) {
+    (void)state;
+    const char *text =
+        "a = param f32[48,64]; b = param f32[48,64]; c = param f32[48,64]; d = param f32[64]; am = "
+        "param f32[48,64]; bm = param f32[48,64]; cm = param f32[48,64]; x = f32[48,64]; y = "
+        "f32[48,64]; z = f32[48,64]; w = f32[64]; h = f32[8]\n"
+        "a1,a2 = sgd a x h am {momentum=0.9}; b1,b2 = sgd b y h bm {momentum=0.9}; c1,c2 = sgd c z "
+        "h cm {momentum=0.9}; d1 = sgd d w h; update a a1; update am a2; update b b1; update bm "
+        "b2; update c c1; update cm c2; update d d1; out h";
+    differ(text, 1e-5);
+    Reader *r = xcalloc(1, sizeof *r);
+    read_graph(r, text);
+    Diag d = {.subject = "test"};
+    CodegenOptions o = {.fused = true};
+    Compiled *c = codegen_x86(r->g, &o, &d);
+    StgcRt *rt = stgc_rt_new(2);
+    StgcRun *run = stgc_run_new(rt, compiled_step(c));
+    assert_non_null(run);
+    run_parallel = rt->parallel;
+    rt->parallel = count_parallel;
+    loops = 0;
+    assert_int_equal(stgc_run_step(run), STGC_OK);
+    assert_int_equal(loops, 1);
+    assert_int_equal(loop_tasks, 3);
+    stgc_run_free(run);
+    stgc_rt_free(rt);
+    compiled_free(c);
+    diag_free(&d);
+    diag_free(&r->d);
+    graph_free(r->g);
+    free(r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_patterns),
         cmocka_unit_test(test_plan_shapes),
         cmocka_unit_test(test_random),
+        cmocka_unit_test(test_updates_side_by_side),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
