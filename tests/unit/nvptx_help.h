@@ -44,7 +44,7 @@ static inline void gpu_check(const Gpu *g, bool ok, const char *what) {
 }
 
 static inline void gpu_clear_fault(Gpu *g) {
-    StgcCudaFault none = {UINT64_MAX};
+    StgcCudaFault none = {UINT64_MAX, UINT64_MAX};
     gpu_check(g, ptx_write(g->dev, g->fault, &none, sizeof none), "fault record");
 }
 
