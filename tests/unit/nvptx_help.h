@@ -44,7 +44,8 @@ static inline void gpu_check(const Gpu *g, bool ok, const char *what) {
 }
 
 static inline void gpu_clear_fault(Gpu *g) {
-    StgcCudaFault none = {UINT64_MAX, UINT64_MAX};
+    StgcCudaFault none;
+    memset(&none, 0xff, sizeof none);
     gpu_check(g, ptx_write(g->dev, g->fault, &none, sizeof none), "fault record");
 }
 
