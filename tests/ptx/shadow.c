@@ -149,6 +149,11 @@ static bool after_reads(const Access *x, const PtxCell *c) {
             return true;
         }
     }
+    if (c->reader & R_CTAS) { /* the last reader alone would say too little */
+        return ptx_run_fail(x->w, x->i, x->lane,
+                            "race: %s global address 0x%llx, which threads of other CTAs read",
+                            verb(x->kind), (unsigned long long)x->address);
+    }
     return race(x, verb(x->kind), "read", who, s < r->cta_start, s);
 }
 

@@ -175,6 +175,11 @@ static void races_global(void **state) {
             "which thread 0 of CTA 0 read");
     FINE(&t, "atom.global.add.u32 %r6, [%d1], 1; red.global.add.u32 [%d1], 1;");
     REFUSED(&t, "atom.global.add.u32 %r6, [%d1], 1; ld.global.u32 %r6, [%d1];", "race");
+    t.grid = 4; /* the last CTA writes what all have read */
+    REFUSED(&t, "ld.global.u32 %r6, [%d1]; setp.eq.s32 %p1, %r5, 3; @%p1 st.global.u32 [%d1], %r5;",
+            "which threads of other CTAs read (thread 0,0,0 of CTA 3,0,0)");
+    FINE(&t, "ld.global.u32 %r6, [%d1]; ld.global.nc.u32 %r6, [%d1];");
+    t.grid = 2;
     /* a fence and a flag are no order to the check: it must not be silent about them */
     REFUSED(&t, "st.global.u32 [%d1], %r5; membar.gl; st.volatile.global.u32 [%d1+4], 1;", "race");
     t.grid = 1;
