@@ -58,7 +58,8 @@ LLVMValueRef nvptx_kernel_function(LlvmIr *x, const char *name, const LLVMTypeRe
 void nvptx_min_ctas(LlvmIr *x, LLVMValueRef kernel, int ctas);
 /* Records a data fault from code of a kernel: key = number of the text << 48 | where, by atomic
  * minimum, and what was found there (step_cuda.h). fault: ptr addrspace(1), where, found: i64. */
-void nvptx_fault(NvptxModule *m, LLVMValueRef fault, const char *what, LLVMValueRef where);
+void nvptx_fault(NvptxModule *m, LLVMValueRef fault, const char *what, LLVMValueRef where,
+                 LLVMValueRef found);
 
 /* nvptx_program.c: an EPILOGUE program as an internal function, always inlined:
  *     void NAME(ptr addrspace(1) buffer…, ptr addrspace(1) fault, i64 group, i64 m0, i64 m1, i64 n0, i64 n1,

@@ -142,17 +142,34 @@ static void gen_access(Gen *g, int i) {
     after_first(g, after);
 }
 
-void nvptx_fault(NvptxModule *m, LLVMValueRef fault, const char *what, LLVMValueRef where) {
+static void fault_word(LlvmIr *x, LLVMValueRef fault, int64_t offset, LLVMValueRef v) {
+    LLVMValueRef at = llvm_i64(x, offset), word = LLVMBuildGEP2(B, x->i8, fault, &at, 1, "");
+    LLVMBuildAtomicRMW(B, LLVMAtomicRMWBinOpUMin, word, v, LLVMAtomicOrderingMonotonic, false);
+}
+
+void nvptx_fault(NvptxModule *m, LLVMValueRef fault, const char *what, LLVMValueRef where,
+                 LLVMValueRef found) {
     LlvmIr *x = nvptx_ir(m);
     int64_t number = nvptx_fault_number(m, what);
     LLVMValueRef low = LLVMBuildAnd(B, where, llvm_i64(x, ((int64_t)1 << 48) - 1), "");
     LLVMValueRef key = LLVMBuildOr(B, low, llvm_i64(x, number << 48), "");
-    LLVMBuildAtomicRMW(B, LLVMAtomicRMWBinOpUMin, fault, key, LLVMAtomicOrderingMonotonic, false);
+    fault_word(x, fault, offsetof(StgcCudaFault, key), key);
+    if (number > STGC_CUDA_FOUND_WHAT)
+        return;
+    LLVMValueRef value = LLVMBuildAdd(B, found, llvm_i64(x, STGC_CUDA_FOUND_BIAS), "");
+    LLVMValueRef high = llvm_i64(x, number << 24);
+    high = LLVMBuildShl(B, LLVMBuildOr(B, where, high, ""), llvm_i64(x, 32), "");
+    LLVMValueRef fits = LLVMBuildAnd(
+        B, LLVMBuildICmp(B, LLVMIntULT, where, llvm_i64(x, STGC_CUDA_FOUND_WHERE), ""),
+        LLVMBuildICmp(B, LLVMIntULT, value, llvm_i64(x, 2 * STGC_CUDA_FOUND_BIAS), ""), "");
+    LLVMValueRef word = LLVMBuildOr(B, high, value, "");
+    fault_word(x, fault, offsetof(StgcCudaFault, found),
+               LLVMBuildSelect(B, fits, word, llvm_i64(x, -1), ""));
 }
 
 static void gen_fault(Gen *g, const LInst *n) {
     LLVMBasicBlockRef after = only_first(g);
-    nvptx_fault(g->m, g->fault, n->text, value(g, n->a));
+    nvptx_fault(g->m, g->fault, n->text, value(g, n->a), value(g, n->b));
     after_first(g, after);
 }
 

@@ -28,7 +28,7 @@ typedef struct CudaDevice {
     CuContext context;
     CuStream stream;
     bool graphs; /* steps may be captured */
-    /* pinned memory: two halves that take turns, and a word for a fault record */
+    /* pinned memory: two halves that take turns, and a fault record */
     char *staging;
     CuEvent staged[2];
     bool busy[2];
@@ -70,7 +70,7 @@ StgcStatus cuda_upload(CudaDevice *d, CuAddress to, const void *from, int64_t by
 StgcStatus cuda_download(CudaDevice *d, void *to, CuAddress from, int64_t bytes);
 StgcStatus cuda_zero(CudaDevice *d, CuAddress to, int64_t bytes);
 StgcStatus cuda_wait(CudaDevice *d, const char *doing); /* until the stream is empty */
-uint64_t *cuda_fault_word(CudaDevice *d);               /* pinned */
+StgcCudaFault *cuda_fault_record(CudaDevice *d);        /* pinned */
 
 /* cuda_blas.c */
 StgcStatus cublas_start(CudaDevice *d);
@@ -128,8 +128,8 @@ void cuda_run_free(CudaRun *r);
 /* Device memory beside the arena: its constants, and what cuBLAS will take with it. */
 int64_t cuda_run_bytes(const CudaDevice *d, const StgcStep *step);
 typedef void (*CudaMark)(void *ctx, int64_t call);
-/* Runs the operations and waits for them. *key: the least fault, all ones without one. */
+/* Runs the operations and waits for them. *fault: what they recorded. */
 StgcStatus cuda_run_execute(CudaRun *r, const CudaArena *a, CudaMark mark, void *ctx,
-                            uint64_t *key);
+                            StgcCudaFault *fault);
 
 #endif

@@ -194,8 +194,8 @@ StgcStatus cuda_wait(CudaDevice *d, const char *doing) {
     return r == CU_OK ? STGC_OK : cuda_fail(d, r, "%s", doing);
 }
 
-uint64_t *cuda_fault_word(CudaDevice *d) {
-    return (uint64_t *)(void *)(d->staging + (size_t)2 * HALF);
+StgcCudaFault *cuda_fault_record(CudaDevice *d) {
+    return (StgcCudaFault *)(void *)(d->staging + (size_t)2 * HALF);
 }
 
 /* ---- opening ---- */

@@ -342,7 +342,7 @@ static StgcStatus enqueue(CudaRun *r, const CudaArena *a, CudaMark mark, void *c
     }
     if (status != STGC_OK)
         return status;
-    e = d->cu.cuMemcpyDtoHAsync(cuda_fault_word(d), r->fault, sizeof(StgcCudaFault), d->stream);
+    e = d->cu.cuMemcpyDtoHAsync(cuda_fault_record(d), r->fault, sizeof(StgcCudaFault), d->stream);
     return e == CU_OK ? STGC_OK : cuda_fail(d, e, "the step's fault record cannot be read");
 }
 
@@ -367,11 +367,11 @@ static void capture(CudaRun *r, const CudaArena *a) {
 }
 
 StgcStatus cuda_run_execute(CudaRun *r, const CudaArena *a, CudaMark mark, void *ctx,
-                            uint64_t *key) {
+                            StgcCudaFault *fault) {
     CudaDevice *d = r->d;
     bool graph = d->graphs && !r->marks && !r->no_graph && r->executed > 0;
     StgcStatus status = STGC_OK;
-    *key = UINT64_MAX;
+    *fault = (StgcCudaFault){UINT64_MAX, UINT64_MAX};
     if (d->lost)
         return STGC_ERR_IO;
     d->error[0] = 0;
@@ -388,6 +388,6 @@ StgcStatus cuda_run_execute(CudaRun *r, const CudaArena *a, CudaMark mark, void 
     if (status != STGC_OK)
         return status;
     r->executed++;
-    *key = *cuda_fault_word(d);
+    *fault = *cuda_fault_record(d);
     return STGC_OK;
 }

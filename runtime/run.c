@@ -475,28 +475,35 @@ static void on_mark(void *ctx, int64_t call) {
         m->watch(m->watcher, call);
 }
 
+/* The text that the CPU's code would give. */
+static StgcStatus data_fault(StgcRun *r, const StgcCudaFault *f) {
+    const StgcCudaStep *s = r->step->cuda;
+    uint64_t what = f->key >> 48, where = f->key & (((uint64_t)1 << 48) - 1);
+    char found[40] = "";
+    if (what == f->found >> 56 && where == (f->found >> 32 & 0xffffff))
+        snprintf(found, sizeof found, ", found %" PRId64,
+                 (int64_t)(f->found & 0xffffffff) - STGC_CUDA_FOUND_BIAS);
+    return failed(r, STGC_ERR_DATA, "batch: error: %s at position %" PRIu64 "%s",
+                  what < s->nfaults ? s->fault_texts[what] : "a fault of an unknown kind", where,
+                  found);
+}
+
 static StgcStatus device_step(StgcRun *r) {
     CudaDevice *d = device_of(r);
-    const StgcCudaStep *s = r->step->cuda;
-    uint64_t key = UINT64_MAX;
+    StgcCudaFault fault;
     if (!cuda_enter(d))
         return device_failed(r, STGC_ERR_IO);
     StgcStatus status = catch_up(r);
     if (status == STGC_OK)
         status = push_values(r);
     if (status == STGC_OK) {
-        status = cuda_run_execute(r->cuda, r->arena->cuda, on_mark, r->machine, &key);
+        status = cuda_run_execute(r->cuda, r->arena->cuda, on_mark, r->machine, &fault);
         take_results(r);
     }
     cuda_leave(d);
     if (status != STGC_OK)
         return device_failed(r, status);
-    if (key == UINT64_MAX)
-        return STGC_OK;
-    uint64_t what = key >> 48;
-    return failed(r, STGC_ERR_DATA, "batch: error: %s at position %" PRId64,
-                  what < s->nfaults ? s->fault_texts[what] : "a fault of an unknown kind",
-                  (int64_t)(key & (((uint64_t)1 << 48) - 1)));
+    return fault.key == UINT64_MAX ? STGC_OK : data_fault(r, &fault);
 }
 
 StgcStatus stgc_run_step(StgcRun *r) {

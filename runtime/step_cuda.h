@@ -35,11 +35,16 @@ typedef struct StgcCudaParam {
 } StgcCudaParam;
 
 /* What kernels record: the least key of all faults of a step, by atomic minimum, so that it does
- * not depend on the order of threads. Initially all ones. Key = what << 48 | where (48 bits);
- * `what` is a number into StgcCudaStep.fault_texts. */
+ * not depend on the order of threads. Both words are all ones before a step. Key = what << 48 |
+ * where (48 bits); `what` is a number into StgcCudaStep.fault_texts. The second word is the least
+ * of what << 56 | where << 32 | value + 2^31, over the faults for which these fit (what below 2^8,
+ * where below 2^24): where it is of the same fault as the key, it says what was found there. */
 typedef struct StgcCudaFault {
-    uint64_t key;
+    uint64_t key, found;
 } StgcCudaFault;
+#define STGC_CUDA_FOUND_WHAT 255
+#define STGC_CUDA_FOUND_WHERE ((int64_t)1 << 24)
+#define STGC_CUDA_FOUND_BIAS ((int64_t)1 << 31)
 
 typedef enum {
     STGC_CUDA_LAUNCH,

@@ -148,7 +148,8 @@ static void bad_data(void **state) {
     x[17] = -1;
     test_ok(gpu, stgc_set(gpu, "x", STGC_F32, 3, x_dims, x));
     assert_int_equal(stgc_step(gpu), STGC_ERR_DATA);
-    assert_string_equal(stgc_error(gpu), "batch: error: value out of range at position 17");
+    assert_string_equal(stgc_error(gpu),
+                        "batch: error: value out of range at position 17, found -1");
     set_input(gpu, 0);
     test_ok(gpu, stgc_step(gpu));
     stgc_close(gpu);

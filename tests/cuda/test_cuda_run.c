@@ -240,7 +240,8 @@ static void faults(void **state) {
         ((float *)stgc_run_data(r, test_slot(r, "x")))[301] = -5;
         ((float *)stgc_run_data(r, test_slot(r, "x")))[42] = -9;
         assert_int_equal(stgc_run_step(r), STGC_ERR_DATA);
-        assert_string_equal(stgc_run_error(r), "batch: error: value out of range at position 42");
+        assert_string_equal(stgc_run_error(r),
+                            "batch: error: value out of range at position 42, found -9");
         test_input(r, 0);
         assert_int_equal(stgc_run_step(r), STGC_OK);
         assert_string_equal(stgc_run_error(r), "");
