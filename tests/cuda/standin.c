@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "tests/cuda/standin.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,27 @@
 Standin standin;
 
 enum { EXIT_MISUSE = 97 };
+
+static pthread_mutex_t lock;
+static pthread_once_t lock_once = PTHREAD_ONCE_INIT;
+
+static void make_lock(void) {
+    pthread_mutexattr_t a;
+    pthread_mutexattr_init(&a);
+    pthread_mutexattr_settype(&a, PTHREAD_MUTEX_RECURSIVE); /* entry points call one another */
+    pthread_mutex_init(&lock, &a);
+    pthread_mutexattr_destroy(&a);
+}
+
+int standin_lock(void) {
+    pthread_once(&lock_once, make_lock);
+    pthread_mutex_lock(&lock);
+    return 0;
+}
+
+void standin_unlock(int *unused) {
+    pthread_mutex_unlock(&lock);
+}
 
 /* ---- faults ---- */
 
@@ -133,6 +155,7 @@ static int64_t count_live(void) {
 }
 
 void stgc_standin_counts(StandinCounts *out) {
+    STANDIN_LOCK;
     standin.counts.live = count_live();
     *out = standin.counts;
 }
@@ -150,6 +173,7 @@ __attribute__((destructor)) static void at_exit(void) {
 /* ---- entry points by name ---- */
 
 CuResult cuInit(unsigned flags) {
+    STANDIN_LOCK;
     read_environment();
     if (flags)
         return standin_say(CU_INVALID_VALUE, "cuInit: flags must be 0");
@@ -162,6 +186,7 @@ CuResult cuInit(unsigned flags) {
 }
 
 CuResult cuDriverGetVersion(int *version) {
+    STANDIN_LOCK;
     *version = (int)standin.inject.driver;
     return CU_OK;
 }
@@ -195,6 +220,7 @@ static const struct {
 };
 
 CuResult cuGetErrorName(CuResult error, const char **text) {
+    STANDIN_LOCK;
     *text = NULL;
     for (size_t i = 0; i < sizeof results / sizeof *results; i++)
         if (results[i].r == error)
@@ -204,6 +230,7 @@ CuResult cuGetErrorName(CuResult error, const char **text) {
 
 /* The driver's text, and what exactly the stand-in found. */
 CuResult cuGetErrorString(CuResult error, const char **text) {
+    STANDIN_LOCK;
     static _Thread_local char full[1200];
     *text = NULL;
     for (size_t i = 0; i < sizeof results / sizeof *results; i++)
@@ -219,6 +246,7 @@ CuResult cuGetProcAddress_v2(const char *name, void **at, int version, uint64_t 
                              unsigned *found);
 CuResult cuGetProcAddress_v2(const char *name, void **at, int version, uint64_t flags,
                              unsigned *found) {
+    STANDIN_LOCK;
     static const struct {
         const char *name;
         void (*at)(void);
@@ -245,9 +273,11 @@ CuResult cuGetProcAddress_v2(const char *name, void **at, int version, uint64_t 
 CuResult cuEventElapsedTime(float *milliseconds, CuEvent start, CuEvent end);
 CuResult cuEventElapsedTime_v2(float *milliseconds, CuEvent start, CuEvent end);
 CuResult cuEventElapsedTime(float *milliseconds, CuEvent start, CuEvent end) {
+    STANDIN_LOCK;
     return standin_say(CU_NOT_SUPPORTED, "an emulator has no times");
 }
 CuResult cuEventElapsedTime_v2(float *milliseconds, CuEvent start, CuEvent end) {
+    STANDIN_LOCK;
     return standin_say(CU_NOT_SUPPORTED, "an emulator has no times");
 }
 

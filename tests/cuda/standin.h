@@ -86,6 +86,12 @@ typedef struct Standin {
 } Standin;
 extern Standin standin;
 
+/* Entry points may be called by several threads at once: each begins with STANDIN_LOCK, which lasts
+ * to its end. */
+void standin_unlock(int *unused);
+int standin_lock(void);
+#define STANDIN_LOCK int locked __attribute__((cleanup(standin_unlock), unused)) = standin_lock()
+
 /* True when the fault that is counted down to is due now. */
 bool standin_due(int64_t *count);
 void standin_misuse(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -115,7 +121,7 @@ typedef struct Work {
 CuResult standin_enqueue(CuStream stream, CuResult (*run)(void *), const void *arguments,
                          size_t bytes);
 bool standin_capturing(CuStream stream);
-bool standin_pending(void); /* any work not done yet */
+bool standin_pending(void); /* work not done yet, in streams of this thread */
 /* Function objects belong to modules (standin_driver.c). */
 typedef struct Function {
     struct Function *next;

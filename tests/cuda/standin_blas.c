@@ -43,6 +43,7 @@ const char *cublasGetStatusString(CublasStatus status) {
 }
 
 CublasStatus cublasCreate_v2(CublasHandle *handle) {
+    STANDIN_LOCK;
     if (standin_enter() != CU_OK || standin.inject.no_blas)
         return CUBLAS_NOT_INITIALIZED;
     *handle = standin_object(OBJECT_BLAS, sizeof **handle);
@@ -50,6 +51,7 @@ CublasStatus cublasCreate_v2(CublasHandle *handle) {
 }
 
 CublasStatus cublasDestroy_v2(CublasHandle handle) {
+    STANDIN_LOCK;
     if (!standin_is(handle, OBJECT_BLAS)) {
         standin_misuse("cublasDestroy: no handle");
         return CUBLAS_NOT_INITIALIZED;
@@ -59,11 +61,13 @@ CublasStatus cublasDestroy_v2(CublasHandle handle) {
 }
 
 CublasStatus cublasGetVersion_v2(CublasHandle handle, int *version) {
+    STANDIN_LOCK;
     *version = 130000;
     return standin_is(handle, OBJECT_BLAS) ? CUBLAS_OK : CUBLAS_NOT_INITIALIZED;
 }
 
 CublasStatus cublasSetStream_v2(CublasHandle handle, CuStream stream) {
+    STANDIN_LOCK;
     if (!standin_is(handle, OBJECT_BLAS) || !standin_is(stream, OBJECT_STREAM))
         return CUBLAS_NOT_INITIALIZED;
     handle->stream = stream;
@@ -72,6 +76,7 @@ CublasStatus cublasSetStream_v2(CublasHandle handle, CuStream stream) {
 }
 
 CublasStatus cublasSetWorkspace_v2(CublasHandle handle, void *workspace, size_t bytes) {
+    STANDIN_LOCK;
     CuAddress at = (CuAddress)(uintptr_t)workspace;
     if (!standin_is(handle, OBJECT_BLAS))
         return CUBLAS_NOT_INITIALIZED;
@@ -191,6 +196,7 @@ CublasStatus cublasGemmStridedBatchedEx_64(CublasHandle handle, unsigned op_a, u
                                            void *c, unsigned c_type, int64_t ldc,
                                            long long c_stride, int64_t batches, unsigned compute,
                                            int algorithm) {
+    STANDIN_LOCK;
     Product p = {.m = m, .n = n, .k = k, .batches = batches, .compute = compute};
     if (standin_enter() != CU_OK || !standin_is(handle, OBJECT_BLAS))
         return CUBLAS_NOT_INITIALIZED;

@@ -25,11 +25,13 @@ static CuResult need_start(void) {
 }
 
 CuResult cuDeviceGetCount(int *count) {
+    STANDIN_LOCK;
     *count = 1;
     return need_start();
 }
 
 CuResult cuDeviceGet(CuDevice *device, int ordinal) {
+    STANDIN_LOCK;
     CuResult r = need_start();
     if (r == CU_OK && ordinal != 0)
         r = standin_say(CU_INVALID_DEVICE, "device %d of 1", ordinal);
@@ -38,11 +40,13 @@ CuResult cuDeviceGet(CuDevice *device, int ordinal) {
 }
 
 CuResult cuDeviceGetName(char *name, int bytes, CuDevice device) {
+    STANDIN_LOCK;
     snprintf(name, (size_t)bytes, "PTX emulator (not a GPU)");
     return need_start();
 }
 
 CuResult cuDeviceGetAttribute(int *value, unsigned attribute, CuDevice device) {
+    STANDIN_LOCK;
     CuResult r = need_start();
     switch (attribute) {
     case CU_ATTRIBUTE_MAX_THREADS:
@@ -84,6 +88,7 @@ CuResult standin_enter(void) {
 }
 
 CuResult cuDevicePrimaryCtxRetain(CuContext *context, CuDevice device) {
+    STANDIN_LOCK;
     CuResult r = need_start();
     if (r != CU_OK)
         return r;
@@ -120,6 +125,7 @@ static void report_leaks(void) {
 }
 
 CuResult cuDevicePrimaryCtxRelease_v2(CuDevice device) {
+    STANDIN_LOCK;
     if (!standin.retained) {
         standin_misuse("a context is released that was not retained");
         return CU_INVALID_CONTEXT;
@@ -134,6 +140,7 @@ CuResult cuDevicePrimaryCtxRelease_v2(CuDevice device) {
 }
 
 CuResult cuCtxPushCurrent_v2(CuContext context) {
+    STANDIN_LOCK;
     if (context != &primary || !standin.retained)
         return standin_say(CU_INVALID_CONTEXT, "no such context");
     depth++;
@@ -141,6 +148,7 @@ CuResult cuCtxPushCurrent_v2(CuContext context) {
 }
 
 CuResult cuCtxPopCurrent_v2(CuContext *context) {
+    STANDIN_LOCK;
     if (!depth) {
         standin_misuse("a context is popped that was not pushed");
         return CU_INVALID_CONTEXT;
@@ -153,6 +161,7 @@ CuResult cuCtxPopCurrent_v2(CuContext *context) {
 /* ---- memory ---- */
 
 CuResult cuMemGetInfo_v2(size_t *unused, size_t *total) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     size_t used = standin.device ? ptx_memory_used(standin.device) : 0;
     *total = (size_t)standin.inject.memory << 20;
@@ -161,6 +170,7 @@ CuResult cuMemGetInfo_v2(size_t *unused, size_t *total) {
 }
 
 CuResult cuMemAlloc_v2(CuAddress *address, size_t bytes) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r == CU_OK)
         r = standin_not_in_capture("cuMemAlloc");
@@ -175,6 +185,7 @@ CuResult cuMemAlloc_v2(CuAddress *address, size_t bytes) {
 }
 
 CuResult cuMemFree_v2(CuAddress address) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (!standin.device)
         return r;
@@ -196,6 +207,7 @@ typedef struct HostMemory {
 } HostMemory;
 
 CuResult cuMemHostAlloc(void **at, size_t bytes, unsigned flags) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r == CU_OK)
         r = standin_not_in_capture("cuMemHostAlloc");
@@ -230,6 +242,7 @@ bool standin_pinned(const void *at, size_t bytes) {
 }
 
 CuResult cuMemFreeHost(void *at) {
+    STANDIN_LOCK;
     HostMemory *m = find_host(at, 0);
     if (!m || m->at != at) {
         standin_misuse("cuMemFreeHost: not the start of pinned memory");
@@ -268,6 +281,7 @@ static void write_log(unsigned noptions, const unsigned *options, void **values,
 
 CuResult cuModuleLoadDataEx(CuModule *module, const void *image, unsigned noptions,
                             unsigned *options, void **values) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r == CU_OK)
         r = standin_not_in_capture("cuModuleLoadDataEx");
@@ -293,6 +307,7 @@ CuResult cuModuleLoadDataEx(CuModule *module, const void *image, unsigned noptio
 }
 
 CuResult cuModuleUnload(CuModule module) {
+    STANDIN_LOCK;
     if (!standin_is(module, OBJECT_MODULE)) {
         standin_misuse("cuModuleUnload: no module");
         return CU_INVALID_HANDLE;
@@ -318,6 +333,7 @@ bool standin_is_function(CuFunction function) {
 }
 
 CuResult cuModuleGetFunction(CuFunction *function, CuModule module, const char *name) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r != CU_OK)
         return r;
@@ -339,6 +355,7 @@ CuResult cuModuleGetFunction(CuFunction *function, CuModule module, const char *
 }
 
 CuResult cuFuncSetAttribute(CuFunction function, unsigned attribute, int value) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     Function *f = (Function *)function;
     if (r != CU_OK)

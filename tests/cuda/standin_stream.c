@@ -2,6 +2,7 @@
  * its stream until somebody waits for it; a random draw may let some of it run earlier. */
 #include "tests/cuda/standin.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +22,7 @@ struct CUstream_st {
     int64_t entered, done; /* pieces of work */
     CuGraph capture;       /* what is captured; NULL: nothing is */
     bool invalid;          /* a forbidden call was made meanwhile */
+    pthread_t owner;       /* the thread that made it */
 };
 
 struct CUevent_st {
@@ -81,7 +83,7 @@ static CuStream next_stream(Object *o) {
 
 bool standin_pending(void) {
     for (CuStream s = next_stream(standin.objects); s; s = next_stream(s->object.next))
-        if (s->first)
+        if (s->first && pthread_equal(s->owner, pthread_self()))
             return true;
     return false;
 }
@@ -125,7 +127,7 @@ bool standin_capturing(CuStream stream) {
 /* In mode THREAD_LOCAL: calls that could wait for, or take memory from, what is being captured. */
 CuResult standin_not_in_capture(const char *call) {
     for (CuStream s = next_stream(standin.objects); s; s = next_stream(s->object.next))
-        if (s->capture) {
+        if (s->capture && pthread_equal(s->owner, pthread_self())) {
             s->invalid = true;
             return standin_say(CU_CAPTURE_UNSUPPORTED, "%s during a capture", call);
         }
@@ -135,6 +137,7 @@ CuResult standin_not_in_capture(const char *call) {
 /* ---- streams ---- */
 
 CuResult cuStreamCreate(CuStream *stream, unsigned flags) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r != CU_OK)
         return r;
@@ -142,11 +145,13 @@ CuResult cuStreamCreate(CuStream *stream, unsigned flags) {
         standin_misuse("cuStreamCreate: flags %u are not known here", flags);
     CuStream s = standin_object(OBJECT_STREAM, sizeof *s);
     s->last = &s->first;
+    s->owner = pthread_self();
     *stream = s;
     return CU_OK;
 }
 
 CuResult cuStreamDestroy_v2(CuStream stream) {
+    STANDIN_LOCK;
     if (!standin_is(stream, OBJECT_STREAM)) {
         standin_misuse("cuStreamDestroy: no stream");
         return CU_INVALID_HANDLE;
@@ -161,6 +166,7 @@ CuResult cuStreamDestroy_v2(CuStream stream) {
 }
 
 CuResult cuStreamSynchronize(CuStream stream) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r == CU_OK && !standin_is(stream, OBJECT_STREAM)) {
         standin_misuse("cuStreamSynchronize: no stream");
@@ -175,6 +181,7 @@ CuResult cuStreamSynchronize(CuStream stream) {
 /* ---- events ---- */
 
 CuResult cuEventCreate(CuEvent *event, unsigned flags) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r != CU_OK)
         return r;
@@ -185,6 +192,7 @@ CuResult cuEventCreate(CuEvent *event, unsigned flags) {
 }
 
 CuResult cuEventDestroy_v2(CuEvent event) {
+    STANDIN_LOCK;
     if (!standin_is(event, OBJECT_EVENT)) {
         standin_misuse("cuEventDestroy: no event");
         return CU_INVALID_HANDLE;
@@ -194,6 +202,7 @@ CuResult cuEventDestroy_v2(CuEvent event) {
 }
 
 CuResult cuEventRecord(CuEvent event, CuStream stream) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r != CU_OK)
         return r;
@@ -206,6 +215,7 @@ CuResult cuEventRecord(CuEvent event, CuStream stream) {
 }
 
 CuResult cuEventSynchronize(CuEvent event) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r == CU_OK && !standin_is(event, OBJECT_EVENT))
         return standin_say(CU_INVALID_HANDLE, "no event");
@@ -270,29 +280,34 @@ static CuResult need_pinned(const char *call, const void *host, size_t bytes) {
 }
 
 CuResult cuMemcpyHtoDAsync_v2(CuAddress to, const void *from, size_t bytes, CuStream stream) {
+    STANDIN_LOCK;
     Transfer t = {.to = to, .from_host = from, .bytes = bytes};
     CuResult r = need_pinned("cuMemcpyHtoDAsync", from, bytes);
     return r == CU_OK ? standin_enqueue(stream, run_upload, &t, sizeof t) : r;
 }
 
 CuResult cuMemcpyDtoHAsync_v2(void *to, CuAddress from, size_t bytes, CuStream stream) {
+    STANDIN_LOCK;
     Transfer t = {.host = to, .from = from, .bytes = bytes};
     CuResult r = need_pinned("cuMemcpyDtoHAsync", to, bytes);
     return r == CU_OK ? standin_enqueue(stream, run_download, &t, sizeof t) : r;
 }
 
 CuResult cuMemcpyDtoDAsync_v2(CuAddress to, CuAddress from, size_t bytes, CuStream stream) {
+    STANDIN_LOCK;
     Transfer t = {.to = to, .from = from, .bytes = bytes};
     return standin_enqueue(stream, run_copy, &t, sizeof t);
 }
 
 CuResult cuMemsetD8Async(CuAddress to, unsigned char byte, size_t bytes, CuStream stream) {
+    STANDIN_LOCK;
     Transfer t = {.to = to, .bytes = bytes, .byte = byte, .height = 1};
     return standin_enqueue(stream, run_fill, &t, sizeof t);
 }
 
 CuResult cuMemsetD2D8Async(CuAddress to, size_t pitch, unsigned char byte, size_t width,
                            size_t height, CuStream stream) {
+    STANDIN_LOCK;
     Transfer t = {.to = to, .bytes = width, .pitch = pitch, .byte = byte, .height = height};
     if (width > pitch)
         return standin_say(CU_INVALID_VALUE, "cuMemsetD2D8: rows overlap");
@@ -345,6 +360,7 @@ static CuResult check_launch(const Launch *l) {
 CuResult cuLaunchKernel(CuFunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                         unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
                         CuStream stream, void **params, void **extra) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r != CU_OK)
         return r;
@@ -373,6 +389,7 @@ CuResult cuLaunchKernel(CuFunction function, unsigned grid_x, unsigned grid_y, u
 /* ---- graphs ---- */
 
 CuResult cuStreamBeginCapture_v2(CuStream stream, unsigned mode) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r != CU_OK)
         return r;
@@ -390,6 +407,7 @@ CuResult cuStreamBeginCapture_v2(CuStream stream, unsigned mode) {
 }
 
 CuResult cuStreamEndCapture(CuStream stream, CuGraph *graph) {
+    STANDIN_LOCK;
     *graph = NULL;
     if (!standin_is(stream, OBJECT_STREAM) || !stream->capture)
         return standin_say(CU_INVALID_VALUE, "nothing is captured");
@@ -405,6 +423,7 @@ CuResult cuStreamEndCapture(CuStream stream, CuGraph *graph) {
 }
 
 CuResult cuGraphInstantiateWithFlags(CuGraphExec *exec, CuGraph graph, unsigned long long flags) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r != CU_OK)
         return r;
@@ -425,6 +444,7 @@ CuResult cuGraphInstantiateWithFlags(CuGraphExec *exec, CuGraph graph, unsigned 
 }
 
 CuResult cuGraphLaunch(CuGraphExec exec, CuStream stream) {
+    STANDIN_LOCK;
     CuResult r = standin_enter();
     if (r == CU_OK && !standin_is(exec, OBJECT_EXEC)) {
         standin_misuse("cuGraphLaunch: no graph");
@@ -439,6 +459,7 @@ CuResult cuGraphLaunch(CuGraphExec exec, CuStream stream) {
 }
 
 CuResult cuGraphExecDestroy(CuGraphExec exec) {
+    STANDIN_LOCK;
     if (!standin_is(exec, OBJECT_EXEC)) {
         standin_misuse("cuGraphExecDestroy: no graph");
         return CU_INVALID_HANDLE;
@@ -449,6 +470,7 @@ CuResult cuGraphExecDestroy(CuGraphExec exec) {
 }
 
 CuResult cuGraphDestroy(CuGraph graph) {
+    STANDIN_LOCK;
     if (!standin_is(graph, OBJECT_GRAPH)) {
         standin_misuse("cuGraphDestroy: no graph");
         return CU_INVALID_HANDLE;

@@ -2,6 +2,7 @@
 #include "tests/cuda/cuda_test.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #include "runtime/stgc.h"
@@ -231,12 +232,51 @@ static void a_gpu_that_fails(void **state) {
     test_clean();
 }
 
+/* ---- two at once ---- */
+
+static void *trains_alone(void *ctx) {
+    double *loss = ctx;
+    StgcCudaOptions cuda = test_options();
+    StgcOptions o = {
+        .size = sizeof o, .parameters = "", .driver = cuda.driver, .cublas = cuda.cublas};
+    Stgc *h = stgc_open(MINI_LIBRARY, &o);
+    float w[MINI_W], x[MINI_X];
+    for (int i = 0; i < MINI_W; i++)
+        w[i] = (float)(i % 3);
+    stgc_set(h, "w", STGC_F32, 3, w_dims, w);
+    for (int n = 0; n < 6 && stgc_status(h) == STGC_OK; n++) {
+        for (int i = 0; i < MINI_X; i++)
+            x[i] = (float)((i + n) % 3);
+        stgc_set(h, "x", STGC_F32, 3, x_dims, x);
+        stgc_step(h);
+        loss[n] = stgc_number(h, "loss/total");
+    }
+    if (stgc_status(h) != STGC_OK)
+        fprintf(stderr, "%s\n", stgc_error(h));
+    stgc_close(h);
+    return NULL;
+}
+
+static void handles_of_two_threads(void **state) {
+    double alone[6] = {0}, a[6] = {0}, b[6] = {0};
+    pthread_t threads[2];
+    setenv("STGC_PTX_EMULATOR", "", 1);
+    trains_alone(alone);
+    assert_int_equal(pthread_create(&threads[0], NULL, trains_alone, a), 0);
+    assert_int_equal(pthread_create(&threads[1], NULL, trains_alone, b), 0);
+    pthread_join(threads[0], NULL);
+    pthread_join(threads[1], NULL);
+    assert_true(alone[0] != 0 && alone[5] != alone[0]);
+    assert_memory_equal(a, alone, sizeof a);
+    assert_memory_equal(b, alone, sizeof b);
+    test_clean();
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest everywhere[] = {
-        cmocka_unit_test(trains_the_same),
-        cmocka_unit_test(by_address),
-        cmocka_unit_test(checkpoints_cross),
-        cmocka_unit_test(bad_data),
+        cmocka_unit_test(trains_the_same),        cmocka_unit_test(by_address),
+        cmocka_unit_test(checkpoints_cross),      cmocka_unit_test(bad_data),
+        cmocka_unit_test(handles_of_two_threads),
     };
     const struct CMUnitTest emulated[] = {
         cmocka_unit_test(opens_where_it_can),
