@@ -38,6 +38,69 @@ static LVal checked(LoopProgram *p, LVal v, int64_t bound, LVal where, LVal *ok)
     return at;
 }
 
+/* ---- on a GPU: a task for every place; the first of those with one destination adds them all, in
+ * their order ----
+ *
+ *   first = min over p of (idx[p] == idx[place] ? p : places)
+ *   if first == place:  for vector j:  y[idx[place], j] = sum over p >= place of u[p, j]
+ */
+typedef struct Gathered {
+    int u, idx, y;
+    int64_t skip_u, skip_idx, skip_y, places, size, inner;
+} Gathered;
+
+/* Where place p goes, counted from the front. */
+static LVal destination(LoopProgram *p, const Gathered *s, LVal place) {
+    LVal v = lp_load(p, s->idx, lp_2(p, L_ADD, place, lp_const_i(p, s->skip_idx)));
+    LVal front = lp_2(p, L_ADD, v, lp_const_i(p, s->size));
+    return lp_op(p, L_SELECT, lp_2(p, L_LT, v, lp_const_i(p, 0)), front, v);
+}
+
+static void gathered_columns(LoopProgram *p, const Gathered *s, LVal o, LVal place, LVal at,
+                             LType t) {
+    LVal inner = lp_const_i(p, s->inner), last = lp_const_i(p, s->places);
+    LVal to =
+        lp_2(p, L_ADD, lp_2(p, L_MUL, mul_add(p, o, s->size, at), inner), lp_const_i(p, s->skip_y));
+    LVal j = lp_loop(p, LOOP_VECTOR, lp_const_i(p, 0), inner);
+    LVal dst = lp_2(p, L_ADD, to, j);
+    int sum = lp_var(p, t, lp_load(p, s->y, dst));
+    LVal q = lp_loop(p, LOOP_SEQ, place, last);
+    lp_if(p, lp_2(p, L_EQ, destination(p, s, q), at));
+    LVal from = lp_2(p, L_ADD, lp_2(p, L_MUL, mul_add(p, o, s->places, q), inner),
+                     lp_const_i(p, s->skip_u));
+    LVal v = lp_load(p, s->u, lp_2(p, L_ADD, from, j));
+    lp_set(p, sum, lp_2(p, L_ADD, lp_get(p, sum), v));
+    lp_end(p);
+    lp_end(p);
+    lp_store(p, s->y, dst, lp_get(p, sum));
+    lp_end(p);
+}
+
+static void gpu_scatter_add(Lower *L, int kernel, Node *n, int64_t outer, Gathered s) {
+    Kern K;
+    kern_begin(&K, L, kernel, PROGRAM_TASK, NULL);
+    LoopProgram *p = K.p;
+    s.u = kern_buffer(&K, n->in[0], false, &s.skip_u);
+    s.idx = kern_buffer(&K, n->in[1], false, &s.skip_idx);
+    s.y = kern_buffer(&K, n->out[0], true, &s.skip_y);
+    LVal places = lp_const_i(p, s.places), zero = lp_const_i(p, 0), ok;
+    LVal o = lp_2(p, L_DIV, lp_task(p), places), place = lp_2(p, L_REM, lp_task(p), places);
+    LVal v = lp_load(p, s.idx, lp_2(p, L_ADD, place, lp_const_i(p, s.skip_idx)));
+    LVal at = checked(p, v, s.size, place, &ok);
+    lp_if(p, ok);
+    int first = lp_var(p, LT_I64, places);
+    LVal q = lp_loop(p, LOOP_VECTOR, zero, places);
+    LVal same = lp_2(p, L_EQ, destination(p, &s, q), at);
+    lp_set(p, first, lp_2(p, L_MIN, lp_get(p, first), lp_op(p, L_SELECT, same, q, places)));
+    lp_end(p);
+    lp_if(p, lp_2(p, L_EQ, lp_get(p, first), place));
+    gathered_columns(p, &s, o, place, at, value_ltype(n->out[0]));
+    lp_end(p);
+    lp_end(p);
+    kern_finish(&K, outer * s.places);
+    kern_drop(&K);
+}
+
 /* updates[outer, places, inner] added to y[outer, idx[place], inner] */
 void lower_scatter_add(Lower *L, int kernel, Node *n) {
     const Value *u = n->in[0], *idx = n->in[1], *y = n->out[0];
@@ -48,6 +111,11 @@ void lower_scatter_add(Lower *L, int kernel, Node *n) {
     map_run(L, kernel, "zero", y->rank, y->dims, zero_body, (void *)y);
     if (value_count(u) == 0 || value_count(y) == 0)
         return;
+    if (L->gpu) {
+        gpu_scatter_add(L, kernel, n, outer,
+                        (Gathered){.places = places, .size = size, .inner = inner});
+        return;
+    }
     Kern K;
     kern_begin(&K, L, kernel, PROGRAM_TASK, NULL);
     LoopProgram *p = K.p;

@@ -1,7 +1,7 @@
 /* nvptx_cost.c: what the kernels of a step have to do, and what the assembler made of them, as a
  * table.
  *
- *     kernel  launches  flops  moved  minimum  registers  shared  occupancy  A100  H100
+ *     kernel  launches  CTAs  flops  moved  minimum  registers  shared  occupancy  A100  H100
  *
  * Flops and bytes are the closed forms of cost.h over the same programs; that the PTX executes just
  * these is what tests/unit/test_nvptx_cost.c proves, on the emulator. Registers are ptxas', where
@@ -37,7 +37,7 @@ enum { REGISTERS = 65536, SHARED_OF_CTA = 1024 /* kept by the system */ };
 typedef struct Row {
     const char *name;
     const StgcCudaKernel *kernel; /* NULL: cuBLAS */
-    int64_t launches;
+    int64_t launches, ctas;       /* ctas: of the largest launch */
     double flops, moved, minimum, seconds[COUNT_OF(boards)];
     bool exact;
     int registers, spills; /* -1: not known */
@@ -149,7 +149,10 @@ static void sum_calls(const LoopModule *m, const StgcCudaStep *s, Rows *r) {
         const StgcCudaOp *op = &s->ops[i];
         if (op->kind == STGC_CUDA_LAUNCH || op->kind == STGC_CUDA_GEMM) {
             int row = op->kind == STGC_CUDA_GEMM ? (int)s->nkernels : op->kernel;
+            int64_t ctas = (int64_t)op->grid[0] * op->grid[1] * op->grid[2];
             r->at[row].launches++;
+            if (ctas > r->at[row].ctas)
+                r->at[row].ctas = ctas;
             if (width(s, op) > most)
                 most = width(s, op), widest = row;
         } else if (op->kind == STGC_CUDA_MARK) {
@@ -187,8 +190,8 @@ static int resident(const Row *row, int target, int *threads) {
 }
 
 static void print_row(const Row *row, int target, FILE *to) {
-    fprintf(to, "%-44.44s %8lld %11.4g %11.4g %11.4g %6.2f", row->name, (long long)row->launches,
-            row->flops, row->moved, row->minimum,
+    fprintf(to, "%-44.44s %8lld %7lld %11.4g %11.4g %11.4g %6.2f", row->name,
+            (long long)row->launches, (long long)row->ctas, row->flops, row->moved, row->minimum,
             row->minimum > 0 ? row->moved / row->minimum : 1.0);
     if (row->kernel) {
         int threads, n = resident(row, target, &threads);
@@ -226,8 +229,8 @@ void nvptx_cost_print(const LoopModule *m, const StgcCudaStep *s, FILE *to) {
     sum_calls(m, s, &r);
     if (!assemble(s, &r))
         fprintf(to, "no ptxas (in PATH or $CUDA_HOME/bin): registers are not known\n");
-    fprintf(to, "%-44s %8s %11s %11s %11s %6s %5s %6s %7s %5s", "kernel", "launches", "flops",
-            "bytes moved", "minimum", "ratio", "regs", "spills", "shared", "occup");
+    fprintf(to, "%-44s %8s %7s %11s %11s %11s %6s %5s %6s %7s %5s", "kernel", "launches", "CTAs",
+            "flops", "bytes moved", "minimum", "ratio", "regs", "spills", "shared", "occup");
     for (int b = 0; b < COUNT_OF(boards); b++)
         fprintf(to, "  %s us", boards[b].name);
     fprintf(to, " (model: roofline of f32 peak and memory, not a measurement)\n");
