@@ -69,7 +69,7 @@ static void integer_ops(int bits) {
     static const char *const two[] = {"smin", "smax", "umin", "umax", "uadd.sat", "ssub.sat"};
     static const char *const compare[] = {"eq",  "ne",  "slt", "sle", "sgt",
                                           "sge", "ult", "ule", "ugt", "uge"};
-    char t[8];
+    char t[16];
     snprintf(t, sizeof t, "i%d", bits);
     for (int k = 0; k < 6; k++) {
         add(plain[k], t, t, ANY, "", "%%r = %s %s %%x, %%y", plain[k], t);
@@ -100,7 +100,7 @@ static void integer_ops(int bits) {
             compare[k], t);
     }
     for (int to = 8; to <= 64; to *= 2) {
-        char other[8];
+        char other[16];
         snprintf(other, sizeof other, "i%d", to);
         if (to > bits) {
             add("sext", t, other, ANY, "", "%%r = sext %s %%x to %s", t, other);
@@ -137,7 +137,7 @@ static void float_ops(const char *t, const char *suffix) {
             compare[k], t);
     }
     for (int bits = 8; bits <= 64; bits *= 2) {
-        char n[8], declare[160];
+        char n[16], declare[160];
         snprintf(n, sizeof n, "i%d", bits);
         add("fptosi", t, n, SMALL, "", "%%r = fptosi %s %%x to %s", t, n);
         add("sitofp", n, t, ANY, "", "%%r = sitofp %s %%x to %s", n, t);
