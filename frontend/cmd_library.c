@@ -3,13 +3,16 @@
  * byte. Goes through the interface that every caller has (runtime/stgc.h). */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "frontend/cmd_compile.h"
 #include "runtime/handle.h"
 #include "runtime/stgc.h"
 
 bool is_library(const char *path) {
-    FILE *f = path ? fopen(path, "rb") : NULL;
+    struct stat st;
+    bool file = path && stat(path, &st) == 0 && S_ISREG(st.st_mode); /* a pipe would wait */
+    FILE *f = file ? fopen(path, "rb") : NULL;
     char magic[4] = "";
     bool elf = f && fread(magic, 1, 4, f) == 4 && !memcmp(magic, "\177ELF", 4);
     if (f)

@@ -319,9 +319,10 @@ static bool require(const Command *c, const char *value, const char *commands_th
 
 /* --device and --emulate are of no use on a CPU; a compiled step knows itself what it is for. */
 static bool machine_agrees(const Options *o, const Command *c, Diag *d) {
-    bool gpu = device_target(o) != NULL, library = o->model && is_library(o->model);
-    if (!word_in("step run train", c->name))
+    bool gpu = device_target(o) != NULL;
+    if (!word_in("step run train", c->name) || !(gpu || o->device || o->emulate))
         return true;
+    bool library = is_library(o->model);
     if (gpu && o->engine == ENGINE_REFERENCE)
         diag_error(d, EXIT_USAGE, "--engine=reference computes on this CPU, --target=%s is a GPU",
                    o->target);

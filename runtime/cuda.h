@@ -34,7 +34,7 @@ typedef struct CudaDevice {
     bool busy[2];
     int turn;
     /* cuBLAS, from the first step on that needs it */
-    const char *cublas_path;
+    char *cublas_path; /* NULL: the system's */
     Cublas blas;
     CublasHandle cublas;
     CuAddress workspace;

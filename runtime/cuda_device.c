@@ -293,9 +293,11 @@ CudaDevice *cuda_device_new(const StgcCudaOptions *o, StgcStatus *status, char *
         return NULL;
     d->ordinal = o->device;
     d->graphs = !o->no_graph;
-    d->cublas_path = o->cublas;
+    d->cublas_path = o->cublas ? strdup(o->cublas) : NULL; /* opened later, maybe */
     char why[400];
-    if (!cuda_driver_open(&d->cu, o->driver, why, sizeof why))
+    if (o->cublas && !d->cublas_path)
+        *status = cuda_refuse(d, STGC_ERR_RESOURCE, "no memory for a device");
+    else if (!cuda_driver_open(&d->cu, o->driver, why, sizeof why))
         *status = cuda_refuse(d, STGC_ERR_IO, "%s", why);
     else
         *status = device_start(d);
@@ -326,6 +328,7 @@ void cuda_device_free(CudaDevice *d) {
         d->cu.cuDevicePrimaryCtxRelease(d->device);
     cublas_close(&d->blas);
     cuda_driver_close(&d->cu);
+    free(d->cublas_path);
     free(d);
 }
 
