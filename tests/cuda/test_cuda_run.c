@@ -2,6 +2,8 @@
  * did not change; runs that share their parameters; faults of data. */
 #include "tests/cuda/cuda_test.h"
 
+#include "runtime/bench.h"
+
 /* Steps of both, the first launched by hand, the next ones as a graph. */
 static void steps_agree(const char *words, bool no_graph) {
     StgcCudaOptions o = test_options();
@@ -133,6 +135,140 @@ static void large_values_arrive(void **state) {
         for (int64_t i = 0; i < COUNT; i++)
             if (back[i] != (float)(i + n))
                 fail_msg("element %lld is %g", (long long)i, (double)back[i]);
+    }
+    stgc_run_free(r);
+    stgc_rt_free(rt);
+    test_clean();
+}
+
+/* ---- single operations ---- */
+
+enum { ROOM = 4096 }; /* elements of each operand's slot */
+static const StgcSlot product_slots[] = {
+    {"a", STGC_SLOT_INPUT, STGC_F32, 1, {ROOM}, 0, 4 * ROOM, NULL},
+    {"b", STGC_SLOT_INPUT, STGC_F32, 1, {ROOM}, 4 * ROOM, 4 * ROOM, NULL},
+    {"c", STGC_SLOT_STATE, STGC_F32, 1, {ROOM}, 8 * ROOM, 4 * ROOM, NULL},
+};
+
+static float element(const void *at, int64_t i, bool bf16) {
+    if (!bf16)
+        return ((const float *)at)[i];
+    uint32_t bits = (uint32_t)((const uint16_t *)at)[i] << 16;
+    float v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+/* Small integers; in bf16 they are the upper halves of their floats. */
+static void fill(void *at, bool bf16, int seed) {
+    for (int i = 0; i < ROOM; i++) {
+        float v = (float)((i * 7 + seed) % 5 - 2);
+        uint32_t bits;
+        memcpy(&bits, &v, sizeof bits);
+        if (bf16)
+            ((uint16_t *)at)[i % ROOM] = (uint16_t)(bits >> 16);
+        else
+            ((float *)at)[i] = v;
+    }
+}
+
+static void product(StgcRt *rt, StgcCudaGemm g) {
+    g.a = 0, g.b = 4 * ROOM, g.c = 8 * ROOM;
+    const StgcCudaOp op = {.kind = STGC_CUDA_GEMM, .gemm = &g, .name = "product"};
+    StgcCudaStep cuda = *mini_step(MINI_APPLY, true)->cuda;
+    cuda.ops = &op, cuda.nops = 1;
+    const StgcStep step = {.version = STGC_STEP_VERSION,
+                           .nslots = 3,
+                           .slots = product_slots,
+                           .persistent_bytes = 12 * ROOM,
+                           .arena_bytes = 12 * ROOM,
+                           .cuda = &cuda};
+    static float want[ROOM];
+    bool bf16 = g.compute == 2;
+    StgcRun *r = stgc_run_new(rt, &step);
+    assert_string_equal(stgc_run_error(r), "");
+    void *a = stgc_run_data(r, &product_slots[0]), *b = stgc_run_data(r, &product_slots[1]);
+    fill(a, bf16, 1);
+    fill(b, bf16, 2);
+    fill(stgc_run_data(r, &product_slots[2]), false, 3);
+    fill(want, false, 3);
+    for (int64_t x = 0; x < g.batches; x++)
+        for (int64_t i = 0; i < g.m; i++)
+            for (int64_t j = 0; j < g.n; j++) {
+                float sum = g.accumulate ? want[x * g.c_batch + i * g.ldc + j] : 0;
+                for (int64_t l = 0; l < g.k; l++)
+                    sum += element(a, x * g.a_batch + i * g.a_row + l * g.a_col, bf16) *
+                           element(b, x * g.b_batch + l * g.b_row + j * g.b_col, bf16);
+                want[x * g.c_batch + i * g.ldc + j] = sum;
+            }
+    assert_int_equal(stgc_run_step(r), STGC_OK);
+    assert_memory_equal(stgc_run_read(r, &product_slots[2]), want, sizeof want);
+    stgc_run_free(r);
+}
+
+/* Every way an operand can lie in memory, edges included; what lies between rows stays. */
+static void products(void **state) {
+    static const int64_t sizes[][4] = {/* m n k batches */
+                                       {5, 7, 11, 3}, {1, 7, 11, 2},  {5, 1, 11, 2},
+                                       {5, 7, 1, 2},  {1, 1, 1, 1},   {5, 7, 0, 2},
+                                       {0, 7, 3, 1},  {16, 16, 16, 1}};
+    StgcRt *rt = test_device("seed=1");
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (int way = 0; way < 32; way++) {
+            int64_t m = sizes[s][0], n = sizes[s][1], k = sizes[s][2], wide = way & 8 ? 3 : 0;
+            StgcCudaGemm g = {.m = m, .n = n, .k = k, .batches = sizes[s][3]};
+            g.a_row = way & 1 ? 1 : k + wide;
+            g.a_col = way & 1 ? m + wide : 1;
+            g.b_row = way & 2 ? 1 : n + wide;
+            g.b_col = way & 2 ? k + wide : 1;
+            g.a_batch = (way & 1 ? k * (m + wide) : m * (k + wide)) + wide;
+            g.b_batch = way & 16 ? 0 : (way & 2 ? n * (k + wide) : k * (n + wide)); /* 0: one B */
+            g.ldc = n + wide;
+            g.c_batch = m * g.ldc + wide;
+            g.accumulate = (way & 4) != 0;
+            g.compute = (int32_t)((s + (size_t)way) % 3);
+            product(rt, g);
+        }
+    stgc_rt_free(rt);
+    test_clean();
+}
+
+/* A step made to be measured says which call comes, once the one before is done. */
+typedef struct Seen {
+    int64_t calls[8], launches[8];
+    int n;
+} Seen;
+
+static void on_call(void *ctx, int64_t call) {
+    Seen *s = ctx;
+    s->launches[s->n] = test_counts().launches;
+    s->calls[s->n++] = call;
+}
+
+static void marks_are_told(void **state) {
+    StgcStep step = *mini_step(MINI_TRAIN, true);
+    StgcCudaStep cuda = *step.cuda;
+    StgcCudaOp ops[8];
+    Seen seen = {0};
+    for (int i = 0; i < 3; i++) {
+        ops[2 * i] = (StgcCudaOp){.kind = STGC_CUDA_MARK, .mark = i};
+        ops[2 * i + 1] = cuda.ops[2]; /* blend */
+    }
+    ops[6] = (StgcCudaOp){.kind = STGC_CUDA_MARK, .mark = 3};
+    cuda.ops = ops, cuda.nops = 7;
+    step.cuda = &cuda;
+    StgcRt *rt = test_device("");
+    StgcRun *r = stgc_run_new(rt, &step);
+    int64_t before = test_counts().launches;
+    stgc_bench_watch(rt, on_call, &seen);
+    for (int round = 0; round < 2; round++) {
+        seen.n = 0;
+        assert_int_equal(stgc_run_step(r), STGC_OK);
+        assert_int_equal(seen.n, 4);
+        for (int i = 0; i < 4; i++) {
+            assert_int_equal(seen.calls[i], i);
+            assert_int_equal(seen.launches[i], before + 3 * round + i);
+        }
     }
     stgc_run_free(r);
     stgc_rt_free(rt);
@@ -282,17 +418,19 @@ static void describes_itself(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest everywhere[] = {
-        cmocka_unit_test(same_bits_as_the_cpu),      cmocka_unit_test(shared_alike),
-        cmocka_unit_test(shared_differently),        cmocka_unit_test(an_arena_grows),
-        cmocka_unit_test(large_values_arrive),       cmocka_unit_test(faults),
+        cmocka_unit_test(same_bits_as_the_cpu),
+        cmocka_unit_test(shared_alike),
+        cmocka_unit_test(shared_differently),
+        cmocka_unit_test(an_arena_grows),
+        cmocka_unit_test(products),
+        cmocka_unit_test(large_values_arrive),
+        cmocka_unit_test(faults),
         cmocka_unit_test(steps_for_another_machine),
     };
     const struct CMUnitTest emulated[] = {
-        cmocka_unit_test(in_any_order),
-        cmocka_unit_test(graphs_are_used),
-        cmocka_unit_test(only_what_changed_travels),
-        cmocka_unit_test(claimed_values_stay),
-        cmocka_unit_test(describes_itself),
+        cmocka_unit_test(in_any_order),        cmocka_unit_test(graphs_are_used),
+        cmocka_unit_test(marks_are_told),      cmocka_unit_test(only_what_changed_travels),
+        cmocka_unit_test(claimed_values_stay), cmocka_unit_test(describes_itself),
     };
     if (!test_find_gpu(argc, argv))
         return EXIT_SKIPPED;
