@@ -18,6 +18,7 @@ from torch import nn
 SIZES = {
     "tiny": dict(H=32, I=24, V=96, S=12, B=2, layers=2),
     "medium": dict(H=128, I=96, V=512, S=48, B=2, layers=3),
+    "small": dict(H=16, I=12, V=32, S=10, B=2, layers=1),       # for tests that are kept
     "one": dict(H=16, I=16, V=64, S=1, B=8, layers=1),          # sequences of one token
     "narrow": dict(H=24, I=24, V=64, S=20, B=1, layers=3),      # square matrices
 }
@@ -514,7 +515,7 @@ class Block(nn.Module):
 class Language(nn.Module):
     def __init__(self, z, make):
         super().__init__()
-        self.embed, self.position = nn.Embedding(z["V"], z["H"]), nn.Embedding(128, z["H"])
+        self.embed, self.position = nn.Embedding(z["V"], z["H"]), nn.Embedding(64, z["H"])
         self.blocks = nn.ModuleList(Block(z, make) for _ in range(z["layers"]))
         self.norm, self.head = nn.LayerNorm(z["H"]), nn.Linear(z["H"], z["V"], bias=False)
 

@@ -248,6 +248,9 @@ bool raise_merged(const Region *r, const Value *a, const Value *b);
  * under the region's routing (NULL if that cannot be had without the list). */
 Value *served_by_gate(Region *r, Value *gate);
 Value *served_by_list(Region *r, Value *index, const char *serves);
+/* Is this the list of places where a mask holds, not numbers that were chosen (tokens, by an
+ * expert)? */
+bool is_list_of_places(Value *index);
 /* The dispatch reads these columns, one for each expert, from here on. False if one is missing. */
 bool served_select(Region *r, Value **column);
 /* The same of the weights within w, which is summed over experts or slots; false if there are none.

@@ -52,6 +52,10 @@ static Value *mask_behind(Value *index) {
     return NULL;
 }
 
+bool is_list_of_places(Value *index) {
+    return mask_behind(index) != NULL;
+}
+
 Value *served_by_list(Region *r, Value *index, const char *serves) {
     int64_t T = r->s->T, column[] = {T, 1};
     Value *mask = mask_behind(index);

@@ -651,7 +651,7 @@ bool raise_sum_contains(const Node *sum, const Node *part, int depth) {
 bool raise_partial(const Region *r, const Root *root) {
     Leaves l = {0};
     collect(r, root->node->out[0], &l);
-    bool same = l.at.n >= 2;
+    bool same = l.at.n >= 2 && (!l.at.at[0].index || is_list_of_places(l.at.at[0].index));
     for (int i = 1; i < l.at.n && same; i++) {
         int own = 0, fuel = 4000;
         same = !l.at.at[i].index == !l.at.at[0].index &&
