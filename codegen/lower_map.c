@@ -250,7 +250,8 @@ void lower_shape(Lower *L, int kernel, Node *n) {
     lower_map(L, kernel);
 }
 
-/* ---- concat: one loop per operand, into its part of the result ---- */
+/* ---- concat: one loop per operand, into its part of the result; or one for all operands where
+ * they have work in common, as the gradients of a gate and what it multiplies ---- */
 
 typedef struct Part {
     Node *n;
@@ -274,12 +275,54 @@ static void concat_body(Kern *K, const Index *at, Sinks *out, void *ctx) {
     sink_add(K, out, y, &to, elem(K, x, at));
 }
 
+static void parts_body(Kern *K, const Index *at, Sinks *out, void *ctx) {
+    Part part = {ctx, 0, 0};
+    int axis = (int)node_int(part.n, AT_AXIS, 0);
+    for (; part.operand < part.n->nin; part.operand++) {
+        concat_body(K, at, out, &part);
+        part.begin += part.n->in[part.operand]->dims[axis];
+    }
+}
+
+/* By index of the kernel's nodes: n and what it is computed of inside the kernel get `bit`. */
+static void reach(const Kernel *k, const Node *n, unsigned bit, unsigned *reached) {
+    for (int i = 0; i < k->nodes.n; i++) {
+        if (k->nodes.at[i] != n || (reached[i] & bit))
+            continue;
+        reached[i] |= bit;
+        for (int o = 0; o < n->nin; o++)
+            if (n->in[o])
+                reach(k, n->in[o]->def, bit, reached);
+    }
+}
+
+static bool share_work(const Kernel *k, const Node *n) {
+    enum { MOST = 4 };
+    if (n->nin < 2 || n->nin > MOST)
+        return false;
+    for (int i = 1; i < n->nin; i++)
+        if (!same_dims(n->in[0], n->in[i]))
+            return false;
+    unsigned *reached = xcalloc((size_t)k->nodes.n + 1, sizeof *reached);
+    for (int i = 0; i < n->nin; i++)
+        reach(k, n->in[i]->def, 1u << i, reached);
+    bool share = false;
+    for (int i = 0; i < k->nodes.n; i++)
+        share |= (op_info[k->nodes.at[i]->op].flags & OPF_ELEM) && (reached[i] & (reached[i] - 1));
+    free(reached);
+    return share;
+}
+
 void lower_concat(Lower *L, int kernel, Node *n) {
     int axis = (int)node_int(n, AT_AXIS, 0);
     Part part = {n, 0, 0};
     if (L->plan->kernels.at[kernel].roots.at[0] !=
         n->out[0]) { /* a member of somebody else's kernel */
         lower_map(L, kernel);
+        return;
+    }
+    if (share_work(&L->plan->kernels.at[kernel], n)) {
+        map_run(L, kernel, NULL, n->in[0]->rank, n->in[0]->dims, parts_body, n);
         return;
     }
     for (part.operand = 0; part.operand < n->nin; part.operand++) {

@@ -243,6 +243,39 @@ static void test_plan_shapes(void **state) {
     assert_int_equal(kernels_of(patterns[10], -1), 3); /* three products, all else in epilogues */
 }
 
+/* ---- parts of a concat that share work are made together ---- */
+
+static uint32_t calls_of(const char *text) {
+    Reader *r = xcalloc(1, sizeof *r);
+    read_graph(r, text);
+    Diag d = {.subject = "test"};
+    CodegenOptions o = {.fused = true};
+    Compiled *c = codegen_x86(r->g, &o, &d);
+    assert_non_null(c);
+    uint32_t n = compiled_step(c)->kernels;
+    compiled_free(c);
+    diag_free(&d);
+    diag_free(&r->d);
+    graph_free(r->g);
+    free(r);
+    return n;
+}
+
+static void test_shared_parts(void **state) {
+    (void)state;
+    const char *shared = "h = f32[20,48]; d = f32[20,24]; g = slice h "
+                         "{axes=[1],starts=[0],ends=[24],steps=[1]}; u = slice h "
+                         "{axes=[1],starts=[24],ends=[48],steps=[1]}; s = sigmoid g; a = mul g s\n"
+                         "du = mul d a; da = mul d u; one = sub #1 s; t = mul a one; ds = add s t; "
+                         "dg = mul da ds; y = concat dg du {axis=1}; out y";
+    const char *apart = "a = f32[20,24]; b = f32[20,24]; c = tanh a; d = tanh b; y = concat c d "
+                        "{axis=1}; out y";
+    assert_int_equal(calls_of(shared), 1);
+    assert_int_equal(calls_of(apart), 2);
+    differ(shared, 1e-5);
+    differ(apart, 1e-5);
+}
+
 /* ---- updates of equal parameters are one parallel loop ---- */
 
 static void (*run_parallel)(StgcRt *rt, int64_t tasks, StgcTask fn, void *env);
@@ -288,10 +321,9 @@ static void test_updates_side_by_side(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_patterns),
-        cmocka_unit_test(test_plan_shapes),
-        cmocka_unit_test(test_random),
-        cmocka_unit_test(test_updates_side_by_side),
+        cmocka_unit_test(test_patterns),     cmocka_unit_test(test_plan_shapes),
+        cmocka_unit_test(test_random),       cmocka_unit_test(test_updates_side_by_side),
+        cmocka_unit_test(test_shared_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
