@@ -8,9 +8,9 @@
  *     store C
  *
  * Work list of grouped rows: group e starts at tile number floor(offsets[e] / tm) + e, which leaves
- * it at least as many numbers as it has tiles and is ascending, so that a CTA finds its group by
- * bisection; numbers beyond a group's last row have nothing to do. The rows behind the last group
- * are one more group, which is cleared. */
+ * it at least as many numbers as it has row tiles and is ascending, so that a CTA finds its group
+ * by bisection; numbers beyond a group's last row have nothing to do. The rows behind the last
+ * group are one more group, which is cleared. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +18,7 @@
 
 #define B x->b
 
-enum { STATIC_SHARED = 48 * 1024, TILE_PAD = 4, MAX_PARAMS = 256 };
+enum { STATIC_SHARED = 48 * 1024, TILE_PAD = 4, MAX_PARAMS = 256, BAND = 8 };
 
 /* The kernel being written. */
 typedef struct Kernel {
@@ -140,10 +140,13 @@ static int log2_of(int v) {
     return n;
 }
 
-/* Zeros in the rows of nobody that this CTA would compute, columns col0 .. end. */
-static void clear_rows(Kernel *k, LLVMValueRef end) {
+/* Zeros in the rows of nobody that this CTA would compute. */
+static void clear_rows(Kernel *k) {
     LlvmIr *x = k->x;
     const GemmTiling *t = &k->f->tiling;
+    LLVMValueRef end = gemm_narrow(x, k->in[GEMM_P_N]);
+    if (!k->f->ordered)
+        end = gemm_min(x, end, LLVMBuildAdd(B, k->col0, llvm_i32(x, t->tn), ""));
     LLVMValueRef width = LLVMBuildSub(B, end, k->col0, "");
     LLVMValueRef rows = gemm_min(x, k->rows, llvm_i32(x, t->tm));
     GemmLoop l = gemm_loop(x, k->g.tid, LLVMBuildMul(B, rows, width, ""), llvm_i32(x, t->threads));
@@ -154,14 +157,29 @@ static void clear_rows(Kernel *k, LLVMValueRef end) {
     gemm_loop_end(x, &l);
 }
 
-/* BATCH and K: number = (group * row tiles + row tile) * column tiles + column tile. */
-static void find_dense(Kernel *k, LLVMValueRef number) {
+/* Tile `number` of down x across in bands of BAND rows, down the columns of each: what runs at the
+ * same time shares a few rows of A, which stay in the second cache while B goes by once. Sets col0
+ * and returns the row tile. */
+static LLVMValueRef find_tile(Kernel *k, LLVMValueRef number, LLVMValueRef down,
+                              LLVMValueRef across) {
+    LlvmIr *x = k->x;
+    LLVMValueRef most = llvm_i32(x, BAND), per = LLVMBuildMul(B, across, most, "");
+    LLVMValueRef first = LLVMBuildMul(B, LLVMBuildUDiv(B, number, per, ""), most, "");
+    LLVMValueRef at = LLVMBuildURem(B, number, per, ""),
+                 height = gemm_min(x, LLVMBuildSub(B, down, first, ""), most);
+    k->col0 = LLVMBuildMul(B, LLVMBuildUDiv(B, at, height, ""), llvm_i32(x, k->f->tiling.tn), "");
+    return LLVMBuildAdd(B, first, LLVMBuildURem(B, at, height, ""), "");
+}
+
+/* BATCH and K: number = group * tiles of a group + tile. */
+static void find_dense(Kernel *k, LLVMValueRef number, LLVMValueRef across) {
     LlvmIr *x = k->x;
     const GemmForm *f = k->f;
-    LLVMValueRef m = gemm_narrow(x, k->in[GEMM_P_M]), down = tiles(x, m, f->tiling.tm);
-    LLVMValueRef tile = LLVMBuildURem(B, number, down, "");
+    LLVMValueRef m = gemm_narrow(x, k->in[GEMM_P_M]), down = tiles(x, m, f->tiling.tm),
+                 per = LLVMBuildMul(B, down, across, "");
     k->group =
-        f->one_group ? gemm_narrow(x, k->in[GEMM_P_GROUP]) : LLVMBuildUDiv(B, number, down, "");
+        f->one_group ? gemm_narrow(x, k->in[GEMM_P_GROUP]) : LLVMBuildUDiv(B, number, per, "");
+    LLVMValueRef tile = find_tile(k, LLVMBuildURem(B, number, per, ""), down, across);
     k->row0 = LLVMBuildMul(B, tile, llvm_i32(x, f->tiling.tm), "");
     k->rows = LLVMBuildSub(B, m, k->row0, "");
     LLVMValueRef e1 = k->group, e2 = NULL;
@@ -200,25 +218,38 @@ static void find_depth(Kernel *k) {
     k->b = add_elements(x, k->b, first, f->b.along_k ? one : k->in[GEMM_P_LDB]);
 }
 
-/* ROWS: number = row tile of the work list * column tiles + column tile. */
-static void find_rows(Kernel *k, LLVMValueRef number, LLVMValueRef col_end) {
+/* First row of group e (i32), and its place in the work list. */
+static LLVMValueRef group_start(Kernel *k, LLVMValueRef e, LLVMValueRef *first) {
+    LlvmIr *x = k->x;
+    *first = gemm_narrow(x, load_i64(x, k->in[GEMM_P_OFFSETS], e));
+    LLVMValueRef tile = LLVMBuildLShr(B, *first, llvm_i32(x, log2_of(k->f->tiling.tm)), "");
+    return LLVMBuildAdd(B, tile, e, "");
+}
+
+/* ROWS: the numbers of group e start at its place in the work list * column tiles. Leaves the
+ * kernel if there is nothing to do. */
+static void find_rows(Kernel *k, LLVMValueRef number, LLVMValueRef across) {
     LlvmIr *x = k->x;
     const GemmForm *f = k->f;
     const int shift = log2_of(f->tiling.tm);
     bool tail = f->stored && !f->accumulate;
     LLVMValueRef groups = gemm_narrow(x, k->in[GEMM_P_GROUPS]), one = llvm_i32(x, 1),
-                 offsets = k->in[GEMM_P_OFFSETS], m = gemm_narrow(x, k->in[GEMM_P_M]);
+                 m = gemm_narrow(x, k->in[GEMM_P_M]), first, to;
     LLVMValueRef end = LLVMBuildSub(B, groups, one, ""), last = tail ? groups : end;
-    k->group = gemm_search(x, offsets, last, number, shift);
+    k->group =
+        gemm_search(x, k->in[GEMM_P_OFFSETS], last, LLVMBuildUDiv(B, number, across, ""), shift);
     LLVMValueRef is_tail = LLVMBuildICmp(B, LLVMIntEQ, k->group, groups, "");
-    LLVMValueRef first = gemm_narrow(x, load_i64(x, offsets, k->group));
-    LLVMValueRef to =
-        gemm_narrow(x, load_i64(x, offsets, LLVMBuildAdd(B, gemm_min(x, k->group, end), one, "")));
+    LLVMValueRef start = group_start(k, k->group, &first),
+                 next = group_start(k, LLVMBuildAdd(B, gemm_min(x, k->group, end), one, ""), &to);
+    LLVMValueRef all = LLVMBuildAdd(B, LLVMBuildLShr(B, m, llvm_i32(x, shift), ""),
+                                    LLVMBuildAdd(B, groups, one, ""), "");
+    next = LLVMBuildSelect(B, is_tail, all, next, "");
     to = LLVMBuildSelect(B, is_tail, m, to, "");
-    LLVMValueRef start =
-        LLVMBuildAdd(B, LLVMBuildLShr(B, first, llvm_i32(x, shift), ""), k->group, "");
-    LLVMValueRef skip = LLVMBuildShl(B, LLVMBuildSub(B, number, start, ""), llvm_i32(x, shift), "");
-    k->row0 = LLVMBuildAdd(B, first, skip, "");
+    number = LLVMBuildSub(B, number, LLVMBuildMul(B, start, across, ""), "");
+    LLVMValueRef down = LLVMBuildSub(B, next, start, ""), mine = LLVMBuildMul(B, down, across, "");
+    gemm_return_if(x, LLVMBuildICmp(B, LLVMIntSGE, number, mine, ""));
+    LLVMValueRef tile = find_tile(k, number, down, across);
+    k->row0 = LLVMBuildAdd(B, first, LLVMBuildShl(B, tile, llvm_i32(x, shift), ""), "");
     k->rows = LLVMBuildSub(B, to, k->row0, "");
     gemm_return_if(x, LLVMBuildICmp(B, LLVMIntSLE, k->rows, llvm_i32(x, 0), ""));
     k->a = k->in[GEMM_P_A], k->b = k->in[GEMM_P_B];
@@ -227,7 +258,7 @@ static void find_rows(Kernel *k, LLVMValueRef number, LLVMValueRef col_end) {
     if (!tail)
         return;
     LLVMBasicBlockRef after = gemm_if(x, is_tail);
-    clear_rows(k, col_end);
+    clear_rows(k);
     LLVMBuildRetVoid(B);
     LLVMPositionBuilderAtEnd(B, after);
 }
@@ -438,19 +469,12 @@ static void make_tile(Kernel *k) {
 static void make_tiles(Kernel *k) {
     LlvmIr *x = k->x;
     const GemmForm *f = k->f;
-    LLVMValueRef number = nvptx_ctaid(x, 0), n = gemm_narrow(x, k->in[GEMM_P_N]),
-                 width = llvm_i32(x, f->tiling.tn), end = n;
-    k->col0 = llvm_i32(x, 0);
-    if (!f->ordered) {
-        LLVMValueRef across = tiles(x, n, f->tiling.tn);
-        k->col0 = LLVMBuildMul(B, LLVMBuildURem(B, number, across, ""), width, "");
-        number = LLVMBuildUDiv(B, number, across, "");
-        end = gemm_min(x, n, LLVMBuildAdd(B, k->col0, width, ""));
-    }
+    LLVMValueRef number = nvptx_ctaid(x, 0), n = gemm_narrow(x, k->in[GEMM_P_N]);
+    LLVMValueRef across = f->ordered ? llvm_i32(x, 1) : tiles(x, n, f->tiling.tn);
     if (f->kind == STGC_GEMM_ROWS)
-        find_rows(k, number, end);
+        find_rows(k, number, across);
     else
-        find_dense(k, number);
+        find_dense(k, number, across);
     if (f->kind == STGC_GEMM_K)
         find_depth(k);
     else
@@ -465,7 +489,7 @@ static void make_tiles(Kernel *k) {
         make_tile(k);
         return;
     }
-    GemmLoop l = gemm_loop(x, k->col0, n, width);
+    GemmLoop l = gemm_loop(x, llvm_i32(x, 0), n, llvm_i32(x, f->tiling.tn));
     k->col0 = l.index;
     make_tile(k);
     gemm_loop_end(x, &l);

@@ -289,7 +289,7 @@ static Product dense(int64_t m, int64_t n, int64_t k, Layout l, int64_t pad, con
 
 static void each_dense(void (*fn)(Kernels *k, Product *p), Kernels *kernels) {
     static const int sizes[][3] = {{1, 1, 1}, {7, 5, 3},    {65, 63, 17}, {64, 64, 16},
-                                   {5, 5, 0}, {129, 7, 33}, {3, 130, 9},  {128, 128, 8}};
+                                   {5, 5, 0}, {129, 7, 33}, {3, 130, 9},  {600, 70, 8}};
     for (int s = 0; s < COUNT_OF(sizes); s++)
         for (int form = 0; form < 16; form++)
             for (int kind = 0; kind < 8; kind++) {
@@ -739,56 +739,65 @@ static void operations(void **state) {
 
 /* ---- do these tests bite? ---- */
 
-/* Products that kernels of one form go through, as the tests above take them. */
-static void caught_by(const Product *p, PtxModule *m) {
-    for (uint64_t seed = 0; seed < 2 && !problems; seed++) {
-        device_options(seed);
-        run_product(p, m);
-    }
-}
-
 static int all_caught, all_tried;
 
+/* Two products of one form go through each mutant of its kernel. */
 static void mutants_of(Product *p, int sample) {
     Kernels k = {0};
     int caught = 0, tried = 0;
     kernels_begin(&k);
-    kernels_add(&k, &p->f);
+    kernels_add(&k, &p[0].f);
     kernels_load(&k);
-    fill(p);
+    fill(&p[0]);
+    fill(&p[1]);
     int all = ptx_mutant_count(k.ptx, strlen(k.ptx));
-    for (int n = 0; n < all; n += all / sample + 1, tried++) {
+    for (int n = 0; n < all; n += all / sample + 1) {
         PtxMutant x;
         assert_true(ptx_mutant(k.ptx, strlen(k.ptx), n, &x));
+        if (strstr(x.what, "-> mov.f32")) { /* accumulators begin as copies of a 0: any copy does */
+            ptx_mutant_free(&x);
+            continue;
+        }
         PtxModule *m = ptx_load(device, x.text, x.bytes);
         assert_non_null(m);
         problems = 0, problems_expected = true;
-        caught_by(p, m);
+        for (int i = 0; i < 3 && !problems; i++) {
+            device_options((uint64_t)i);
+            run_product(&p[i % 2], m);
+        }
         problems_expected = false;
         if (!problems && getenv("PTX_MUTANTS"))
             print_message("survives: %s\n", x.what);
-        caught += problems > 0;
+        caught += problems > 0, tried++;
         ptx_unload(m);
         ptx_mutant_free(&x);
     }
     print_message("%d of %d mutants caught (%d possible)\n", caught, tried, all);
     all_caught += caught, all_tried += tried;
-    free_product(p);
+    free_product(&p[0]);
+    free_product(&p[1]);
     kernels_end(&k);
 }
 
-/* Changed kernels are noticed: gathered rows with a table, depth with tensor cores. */
+/* Changed kernels are noticed: gathered rows with a table, depth with tensor cores. Most survivors
+ * compare numbers that are never negative as unsigned. */
 static void mutants(void **state) {
     device_options(0);
-    int64_t *index = NULL;
-    Routing r = uneven(4, 90, 40);
-    Product p = by_rows(&r, 71, 37, (Layout){0}, true, true, gemm_tiling(GEMM_F32, false), &index);
-    mutants_of(&p, 70);
-    free(index);
-    p = by_depth(&r, 69, 68, (Layout){.at = true, .wide = true}, gemm_tiling(GEMM_BF16, false));
-    mutants_of(&p, 50);
+    int64_t *index[2] = {NULL, NULL};
+    Routing few = uneven(4, 93, 40), many = all_to_one(3, 600, 1, 70);
+    Layout none = {0}, wide = {.at = true, .wide = true};
+    const GemmTiling *t = gemm_tiling(GEMM_F32, false);
+    Product rows[] = {by_rows(&few, 71, 41, none, true, true, t, &index[0]),
+                      by_rows(&many, 131, 3, none, true, true, t, &index[1])};
+    mutants_of(rows, 70);
+    free(index[0]);
+    free(index[1]);
+    t = gemm_tiling(GEMM_BF16, false);
+    Routing deep = uneven(4, 11, 0);
+    Product depth[] = {by_depth(&few, 69, 68, wide, t), by_depth(&deep, 589, 132, wide, t)};
+    mutants_of(depth, 50);
     problems = 0;
-    assert_true(all_caught * 10 >= all_tried * 9); /* most survivors change nothing: 0 for 0 */
+    assert_true(all_caught * 10 >= all_tried * 9);
 }
 
 int main(void) {
