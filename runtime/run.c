@@ -185,6 +185,11 @@ static StgcStatus catch_up(StgcRun *r) {
     return status;
 }
 
+/* Whether a slot is memory of its own that lasts; outputs there are views of such. */
+static bool lasts(const StgcRun *r, const StgcSlot *slot) {
+    return persists(r, slot) && slot->kind != STGC_SLOT_OUTPUT;
+}
+
 /* Whether both steps can live in one arena: every shared slot at one offset, every other one
  * where the other run has nothing. The compiler lays steps out so by giving both one layout. */
 static bool laid_out_alike(const StgcRun *r, const StgcRun *with) {
@@ -193,13 +198,13 @@ static bool laid_out_alike(const StgcRun *r, const StgcRun *with) {
         return false;
     for (uint32_t i = 0; i < r->step->nslots; i++) {
         const StgcSlot *a = &r->step->slots[i];
-        if (!persists(r, a))
+        if (!lasts(r, a))
             continue;
         for (uint32_t j = 0; j < with->step->nslots; j++) {
             const StgcSlot *b = &with->step->slots[j];
             bool same = strcmp(a->name, b->name) == 0;
             bool overlap = a->offset < b->offset + b->bytes && b->offset < a->offset + a->bytes;
-            if (persists(with, b) && (same ? a->offset != b->offset : overlap))
+            if (lasts(with, b) && (same ? a->offset != b->offset : overlap))
                 return false;
         }
     }

@@ -207,6 +207,24 @@ static void opens_where_it_can(void **state) {
     }
 }
 
+/* What stgc_gradients did not change need not come again. */
+static void gradients_move_no_parameters(void **state) {
+    Stgc *gpu = open_on(NULL, "");
+    float w[MINI_W];
+    set_input(gpu, 0);
+    test_ok(gpu, stgc_step(gpu));
+    assert_int_equal(stgc_get(gpu, "w", w, sizeof w), STGC_OK);
+    test_ok(gpu, stgc_gradients(gpu));
+    int64_t before = test_counts().downloaded;
+    assert_int_equal(stgc_get(gpu, "w", w, sizeof w), STGC_OK);
+    assert_int_equal(test_counts().downloaded, before);
+    test_ok(gpu, stgc_step(gpu));
+    assert_int_equal(stgc_get(gpu, "w", w, sizeof w), STGC_OK);
+    assert_true(test_counts().downloaded >= before + (int64_t)sizeof w);
+    stgc_close(gpu);
+    test_clean();
+}
+
 /* The GPU fails in the middle: said by every call that needs it; a new handle goes on. */
 static void a_gpu_that_fails(void **state) {
     Stgc *gpu = open_on(NULL, "launch=5");
@@ -281,6 +299,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest emulated[] = {
         cmocka_unit_test(opens_where_it_can),
         cmocka_unit_test(a_gpu_that_fails),
+        cmocka_unit_test(gradients_move_no_parameters),
     };
     if (!test_find_gpu(argc, argv))
         return EXIT_SKIPPED;

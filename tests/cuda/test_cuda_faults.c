@@ -259,7 +259,7 @@ static void a_run_that_cannot_join(void **state) {
     large.arena_bytes = (int64_t)1 << 30;
     StgcRun *g = stgc_run_new_shared(rt, &large, r);
     assert_int_equal(stgc_run_status(g), STGC_ERR_IO);
-    static const char *const parts[4] = {"out of memory: the step needs 1.0 GiB"};
+    static const char *const parts[4] = {"out of memory: the step needs 1024.0 MiB"};
     check_text("", stgc_run_error(g), parts);
     stgc_run_free(g);
     assert_true(*(const float *)stgc_run_read(r, test_slot(r, "w")) == first);

@@ -2,6 +2,8 @@
  * did not change; runs that share their parameters; faults of data. */
 #include "tests/cuda/cuda_test.h"
 
+#include <math.h>
+
 #include "runtime/bench.h"
 
 /* Steps of both, the first launched by hand, the next ones as a graph. */
@@ -233,6 +235,68 @@ static void products(void **state) {
     test_clean();
 }
 
+/* f32 is f32: TF32 would drop what is asked for here. */
+static void products_are_exact(void **state) {
+    const float fine = 1 + 0x1p-20f;
+    for (int tf32 = 0; tf32 < 2; tf32++) {
+        StgcCudaGemm g = {.m = 1,
+                          .n = 1,
+                          .k = 1,
+                          .batches = 1,
+                          .a_row = 1,
+                          .a_col = 1,
+                          .b_row = 1,
+                          .b_col = 1,
+                          .ldc = 1,
+                          .compute = tf32};
+        g.b = 4 * ROOM, g.c = 8 * ROOM;
+        const StgcCudaOp op = {.kind = STGC_CUDA_GEMM, .gemm = &g, .name = "product"};
+        StgcCudaStep cuda = *mini_step(MINI_APPLY, true)->cuda;
+        cuda.ops = &op, cuda.nops = 1;
+        const StgcStep step = {.version = STGC_STEP_VERSION,
+                               .nslots = 3,
+                               .slots = product_slots,
+                               .persistent_bytes = 12 * ROOM,
+                               .arena_bytes = 12 * ROOM,
+                               .cuda = &cuda};
+        StgcRt *rt = test_device("");
+        StgcRun *r = stgc_run_new(rt, &step);
+        *(float *)stgc_run_data(r, &product_slots[0]) = fine;
+        *(float *)stgc_run_data(r, &product_slots[1]) = 3;
+        assert_int_equal(stgc_run_step(r), STGC_OK);
+        float got = *(const float *)stgc_run_read(r, &product_slots[2]);
+        if (tf32)
+            assert_true(fabsf(got - 3) <= 3 * 0x1p-10f);
+        else
+            assert_true(got == fine * 3);
+        stgc_run_free(r);
+        stgc_rt_free(rt);
+    }
+    test_clean();
+}
+
+/* More shared memory than a kernel has without asking. */
+static void much_shared_memory(void **state) {
+    StgcStep step = *mini_step(MINI_TRAIN, true);
+    StgcCudaStep cuda = *step.cuda;
+    StgcCudaKernel kernels[4];
+    memcpy(kernels, cuda.kernels, sizeof kernels);
+    kernels[1].shared_dynamic = 60 << 10;
+    cuda.kernels = kernels;
+    step.cuda = &cuda;
+    StgcRt *device = test_device(""), *cpu = stgc_rt_new(1);
+    StgcRun *got = stgc_run_new(device, &step),
+            *want = stgc_run_new(cpu, mini_step(MINI_TRAIN, false));
+    assert_int_equal(stgc_run_step(got), STGC_OK);
+    assert_int_equal(stgc_run_step(want), STGC_OK);
+    test_same(got, want, mini_step(MINI_TRAIN, false));
+    stgc_run_free(got);
+    stgc_run_free(want);
+    stgc_rt_free(device);
+    stgc_rt_free(cpu);
+    test_clean();
+}
+
 /* A step made to be measured says which call comes, once the one before is done. */
 typedef struct Seen {
     int64_t calls[8], launches[8];
@@ -423,6 +487,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(shared_differently),
         cmocka_unit_test(an_arena_grows),
         cmocka_unit_test(products),
+        cmocka_unit_test(products_are_exact),
+        cmocka_unit_test(much_shared_memory),
         cmocka_unit_test(large_values_arrive),
         cmocka_unit_test(faults),
         cmocka_unit_test(steps_for_another_machine),
