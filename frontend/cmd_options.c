@@ -28,7 +28,7 @@ typedef struct OptionRow {
 
 #define AT(field) offsetof(Options, field)
 static const OptionRow rows[] = {
-    {"config", 'c', OPT_TEXT, AT(recipe), "inspect transform compile step train bench", "C.yaml", "the training recipe"},
+    {"config", 'c', OPT_TEXT, AT(recipe), "inspect transform compile export step train bench", "C.yaml", "the training recipe"},
     {"set", 0, OPT_LIST, AT(sets), "inspect transform compile step train bench", "KEY=VALUE",
      "one key of the recipe, such as stgc.threshold=-0.1 (repeatable)"},
     {"freeze", 0, OPT_LIST, AT(freeze), "transform compile step train bench", "GLOB",

@@ -44,7 +44,8 @@ const Command commands[] = {
      "object file to link elsewhere, llvm, asm and ir write text."},
     {"export", "MODEL.onnx --params P.safetensors -o OUT.onnx",
      "trained parameters back into the model", cmd_export,
-     "Writes the model with the initializers that P names replaced."},
+     "Writes the model with the initializers that P names replaced; with -c also those that the "
+     "recipe's model.tie joins to them."},
     {"step", "MODEL.onnx|STEP.so -c C.yaml --data BATCH.npz -o OUT.npz",
      "one training step laid open: losses, gradients, cosines", cmd_step,
      "Computes one training step without updating anything and writes loss/*, out/NAME,\n"
