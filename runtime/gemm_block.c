@@ -19,6 +19,7 @@ enum {
     WIDE = 2 * VECTOR,  /* columns that a panel of one vector is padded to */
     FEW_ROWS = 12,      /* see splits */
     UNPACKED_ROWS = 48, /* so few are not worth packing B for */
+    WHOLE_ROWS = 256,   /* nor so few if B lies in one piece */
     SMALL = 4096,       /* floats of B that stay in the first cache */
     CLOSE = 64,         /* floats between values of k of A in columns that is read in place */
     FAR = 1 << 20 /* floats between rows of B: libxsmm counts the bytes of a block in an int */
@@ -127,11 +128,13 @@ static void pack_b(const Tile *t) {
 }
 
 /* Whether kernels read B where it is: for a few rows packing does not pay, nor for a B that stays
- * in the first cache anyway. Panels to be padded are packed. */
+ * in the first cache anyway or whose lines all lie in different sets of the second. Panels to be
+ * padded are packed. */
 static bool b_in_place(const GemmBlock *g, int64_t rows, int64_t nt, int64_t kb) {
     bool small = kb * nt <= SMALL && (g->b_row % PAGE != 0 || kb <= WAYS);
-    return !g->bf16 && g->b_col == 1 && g->b_row >= nt && g->b_row <= FAR &&
-           (rows <= UNPACKED_ROWS || small) && !splits(rows, (nt - 1) % GEMM_NR + 1);
+    bool few = rows <= (g->b_row == nt ? WHOLE_ROWS : UNPACKED_ROWS);
+    return !g->bf16 && g->b_col == 1 && g->b_row >= nt && g->b_row <= FAR && (few || small) &&
+           !splits(rows, (nt - 1) % GEMM_NR + 1);
 }
 
 /* ---- A ---- */

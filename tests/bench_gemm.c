@@ -92,6 +92,9 @@ static void add_dense(const char *name, int64_t m, int64_t n, int64_t k, bool at
 static int64_t offsets[9] = {0, 270, 480, 790, 1000, 1290, 1530, 1777, 2048};
 static int64_t tiny_offsets[9] = {0, 66, 120, 200, 250, 320, 390, 440, 512};
 
+/* Groups that `wide` has: of 64 rows, about; eight of its 32. */
+static int64_t wide_offsets[9] = {0, 66, 120, 200, 250, 320, 390, 440, 512};
+
 static void add_rows(const char *name, int64_t *groups, int64_t n, int64_t k, bool bt, bool gather,
                      bool tiles) {
     int64_t rows = groups[8];
@@ -188,6 +191,11 @@ static void add_all(void) {
     add_rows("gate_up dgrad rows n512 k2048 NN", offsets, 512, 2048, false, false, false);
     add_depth("gate_up wgrad 2048x512 TN", offsets, 2048, 512);
     add_depth("down wgrad 512x1024 TN", offsets, 512, 1024);
+    add_rows("wide gate_up fwd n512 k512 NT", wide_offsets, 512, 512, true, false, false);
+    add_rows("wide down fwd n512 k256 NT", wide_offsets, 512, 256, true, false, false);
+    add_rows("wide down dgrad n256 k512 NN", wide_offsets, 256, 512, false, false, false);
+    add_rows("wide gate_up dgrad n512 k512 NN", wide_offsets, 512, 512, false, false, false);
+    add_depth("wide gate_up wgrad 512x512 TN", wide_offsets, 512, 512);
     add_attention("attention scores 32x 256x256x64", 4, 8, 256, 64, false);
     add_attention("attention values 32x 256x64x256", 4, 8, 256, 64, true);
     add_dense("tiny qkv 256x192x64 NT", 256, 192, 64, false, true, false);
