@@ -5,7 +5,8 @@
  * given in execution order, best fit into what has been freed. A result may take the buffer of an
  * operand that dies at its kernel where the kernel reads it at the stored index only. The value a
  * param is updated with is computed in the param's buffer where nobody needs the old value any
- * more. */
+ * more. Then the same buffers are laid out once more, the largest first, each at the lowest place
+ * that is free all its life; the tighter of the two is the plan. */
 #include "passes/fuse.h"
 
 #include <stdlib.h>
@@ -81,6 +82,7 @@ typedef struct Plan {
                   -1: nobody */
     int *made; /* by storage id: the kernel that stores it; -1 */
     Value **shares; /* by storage id: the value whose buffer it took over; its own when freed */
+    int *owner;     /* by storage id: 1 + id of the first value in its buffer; 0: not transient */
 } Plan;
 
 static bool is_leaf(const Value *v) {
@@ -179,7 +181,9 @@ static void place_kernel(Plan *p, Space *space, int i) {
         if (from) {
             p->shares[from->id] = v; /* not given back: v has it */
             p->m->offset[v->id] = p->m->offset[from->id];
+            p->owner[v->id] = p->owner[from->id];
         } else {
+            p->owner[v->id] = v->id + 1;
             p->m->offset[v->id] = space_take(space, value_bytes(v));
         }
     }
@@ -204,6 +208,91 @@ static void release(Plan *p, Space *space, int i) {
     }
 }
 
+/* ---- largest first ---- */
+
+typedef struct Buffer {
+    int id; /* of its owner; or kernel, if scratch */
+    bool scratch;
+    int first, last; /* kernels */
+    int64_t bytes, at;
+} Buffer;
+typedef VEC(Buffer) Buffers;
+
+static void list_buffers(const Plan *p, Buffers *out) {
+    int *index = xcalloc((size_t)p->g->next_value + 1, sizeof *index);
+    for (int i = 0; i < p->k->kernels.n; i++) {
+        const Kernel *k = &p->k->kernels.at[i];
+        for (int r = 0; r < k->roots.n; r++) {
+            const Value *v = k->roots.at[r];
+            int owner = p->owner[v->id] - 1, last = p->last[v->id] < i ? i : p->last[v->id];
+            if (owner < 0)
+                continue;
+            if (!index[owner]) {
+                vec_push(out, ((Buffer){owner, false, i, last, value_bytes(v), 0}));
+                index[owner] = out->n;
+            }
+            Buffer *b = &out->at[index[owner] - 1];
+            b->last = last > b->last ? last : b->last;
+        }
+        if (k->scratch_bytes)
+            vec_push(out, ((Buffer){i, true, i, i, padded(k->scratch_bytes), 0}));
+    }
+    free(index);
+}
+
+static int by_size(const void *a, const void *b) {
+    const Buffer *x = a, *y = b;
+    if (x->bytes != y->bytes)
+        return x->bytes > y->bytes ? -1 : 1;
+    return x->first != y->first ? (x->first > y->first) - (x->first < y->first)
+                                : (x->id > y->id) - (x->id < y->id);
+}
+
+static int by_place(const void *a, const void *b) {
+    const Buffer *x = *(Buffer *const *)a, *y = *(Buffer *const *)b;
+    return (x->at > y->at) - (x->at < y->at);
+}
+
+/* Places all buffers from `base` on; returns where they end. */
+static int64_t place_by_size(Buffers *all, int64_t base) {
+    Buffer **near = xcalloc((size_t)all->n + 1, sizeof *near);
+    int64_t end = base;
+    qsort(all->at, (size_t)all->n, sizeof *all->at, by_size);
+    for (int i = 0; i < all->n; i++) {
+        Buffer *b = &all->at[i];
+        int n = 0;
+        for (int j = 0; j < i; j++)
+            if (all->at[j].first <= b->last && b->first <= all->at[j].last)
+                near[n++] = &all->at[j];
+        qsort(near, (size_t)n, sizeof(Buffer *), by_place);
+        b->at = base;
+        for (int j = 0; j < n && near[j]->at < b->at + b->bytes; j++)
+            if (near[j]->at + near[j]->bytes > b->at)
+                b->at = near[j]->at + near[j]->bytes;
+        end = b->at + b->bytes > end ? b->at + b->bytes : end;
+    }
+    free(near);
+    return end;
+}
+
+/* The end of the arena after trying; offsets are changed if it is nearer than `end`. */
+static int64_t tighten(Plan *p, int64_t end) {
+    enum { MOST = 6000 }; /* buffers: the work grows with their square */
+    Buffers all = {0};
+    MemoryPlan *m = p->m;
+    list_buffers(p, &all);
+    int64_t tight = all.n <= MOST ? place_by_size(&all, m->persistent_bytes) : end;
+    for (int i = 0; tight < end && i < all.n; i++) {
+        const Buffer *b = &all.at[i];
+        *(b->scratch ? &m->scratch[b->id] : &m->offset[b->id]) = b->at;
+    }
+    for (int i = 0; tight < end && i < p->g->next_value; i++)
+        if (p->owner[i] > 0)
+            m->offset[i] = m->offset[p->owner[i] - 1];
+    vec_free(&all);
+    return tight < end ? tight : end;
+}
+
 MemoryPlan *plan_memory(const Graph *g, const KernelPlan *k) {
     MemoryPlan *m = xcalloc(1, sizeof *m);
     size_t n = (size_t)g->next_value + 1;
@@ -214,8 +303,13 @@ MemoryPlan *plan_memory(const Graph *g, const KernelPlan *k) {
         m->offset[i] = -1;
     for (int i = 0; i < k->kernels.n; i++)
         m->scratch[i] = -1;
-    Plan p = {
-        g, k, m, xcalloc(n, sizeof(int)), xcalloc(n, sizeof(int)), xcalloc(n, sizeof(Value *))};
+    Plan p = {g,
+              k,
+              m,
+              xcalloc(n, sizeof(int)),
+              xcalloc(n, sizeof(int)),
+              xcalloc(n, sizeof(Value *)),
+              xcalloc(n, sizeof(int))};
     lifetimes(&p);
     place_persistent(&p);
     place_updates(&p);
@@ -224,11 +318,12 @@ MemoryPlan *plan_memory(const Graph *g, const KernelPlan *k) {
         place_kernel(&p, &space, i);
         release(&p, &space, i);
     }
-    m->total_bytes = m->touched_bytes = space.peak;
+    m->total_bytes = m->touched_bytes = tighten(&p, space.peak);
     vec_free(&space.gaps);
     free(p.last);
     free(p.made);
     free(p.shares);
+    free(p.owner);
     return m;
 }
 

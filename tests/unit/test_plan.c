@@ -185,11 +185,34 @@ static void test_early_updates(void **state) {
     free(r);
 }
 
+/* Given in order, 2 KiB find no gap: 1 KiB lay there before 4. Largest first, they take its place.
+ */
+static void test_tight(void **state) {
+    (void)state;
+    const char *text = "x = f32[16,16]; w1 = param f32[16,16]; w2 = param f32[16,64]; w3 = param "
+                       "f32[64,32]; w4 = param f32[32,4]; a = matmul x w1; b = matmul a w2; c = "
+                       "matmul b w3; d = matmul c w4; out d";
+    Reader *r = xcalloc(1, sizeof *r);
+    read_graph(r, text);
+    KernelPlan *p = fuse(r->g, true);
+    MemoryPlan *m = plan_memory(r->g, p);
+    assert_int_equal(p->kernels.n, 4);
+    assert_int_equal(m->total_bytes - m->persistent_bytes, 6 << 10);
+    memory_plan_free(m);
+    kernel_plan_free(p);
+    diag_free(&r->d);
+    graph_free(r->g);
+    free(r);
+    check_plan(text, true);
+    differ(text, 1e-5);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_overlap),   cmocka_unit_test(test_updates_in_place),
         cmocka_unit_test(test_update_waits), cmocka_unit_test(test_reuse),
         cmocka_unit_test(test_scratch),      cmocka_unit_test(test_early_updates),
+        cmocka_unit_test(test_tight),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
