@@ -2,7 +2,7 @@
  * nvptx_dot*.c; and the kernels made of them, for their tests.
  *
  * nvptx_gemm_flow.c    loops and branches; small words
- * nvptx_gemm_stage.c   global to shared memory, two stages of asynchronous copies; the loop over k
+ * nvptx_gemm_stage.c   global to shared memory, stages of asynchronous copies; the loop over k
  * nvptx_gemm_ffma.c    a stage into registers with fused multiply-adds
  * nvptx_mma.c          the same with tensor cores
  * nvptx_gemm_kernel.c  a whole product: work list, prologue, epilogue
@@ -27,6 +27,7 @@ typedef struct GemmTiling {
     int threads;
     int rm, rn; /* F32: rows and columns of a thread */
     int wm, wn; /* tensor cores: warps along rows and along columns */
+    int stages; /* in shared memory, 2 or more: one is worked on, the others are on their way */
 } GemmTiling;
 /* Large tiles where there is enough of C to fill them and the GPU, else small ones. */
 const GemmTiling *gemm_tiling(GemmPrecision p, bool large);

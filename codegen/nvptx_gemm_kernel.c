@@ -18,7 +18,13 @@
 
 #define B x->b
 
-enum { STATIC_SHARED = 48 * 1024, TILE_PAD = 4, MAX_PARAMS = 256, BAND = 8 };
+enum {
+    STATIC_SHARED = 48 * 1024,
+    LEAST_SHARED = 99 * 1024,
+    TILE_PAD = 4,
+    MAX_PARAMS = 256,
+    BAND = 8
+};
 
 /* The kernel being written. */
 typedef struct Kernel {
@@ -533,6 +539,17 @@ static int make_parameters(Kernel *k, const char *name) {
     return n;
 }
 
+/* What a launch asks for beyond static arrays; begins behind them. */
+static LLVMValueRef dynamic_shared(LlvmIr *x) {
+    LLVMValueRef v = LLVMGetNamedGlobal(x->m, "stgc_dynamic");
+    if (v)
+        return v;
+    v = LLVMAddGlobalInAddressSpace(x->m, LLVMArrayType2(x->i8, 0), "stgc_dynamic", 3);
+    LLVMSetLinkage(v, LLVMExternalLinkage);
+    LLVMSetAlignment(v, 16);
+    return v;
+}
+
 void gemm_kernel(NvptxModule *m, LlvmIr *x, const GemmForm *f, const char *name,
                  StgcCudaKernel *out) {
     Kernel k = {.x = x, .f = f};
@@ -547,16 +564,19 @@ void gemm_kernel(NvptxModule *m, LlvmIr *x, const GemmForm *f, const char *name,
             floats = (int64_t)k.chunk * tile_ld(&f->tiling);
     }
     int64_t bytes = floats * (int64_t)sizeof(float);
-    if (bytes + own > STATIC_SHARED)
+    bool dynamic = bytes + own > STATIC_SHARED;
+    if (bytes + own > LEAST_SHARED)
         bug("%s: %lld bytes of shared memory", name, (long long)(bytes + own));
     int nparams = make_parameters(&k, name);
     snprintf(other, sizeof other, "%s_shared", name);
-    gemm_code_begin(&k.g, x, &f->tiling, side, nvptx_shared(x, x->f32, floats, other));
+    gemm_code_begin(&k.g, x, &f->tiling, side,
+                    dynamic ? dynamic_shared(x) : nvptx_shared(x, x->f32, floats, other));
     gemm_accumulator_vars(&k.g, k.acc);
     make_tiles(&k);
     LLVMBuildRetVoid(B);
     *out = (StgcCudaKernel){.name = name,
                             .threads = (uint32_t)f->tiling.threads,
-                            .shared_static = (uint32_t)(bytes + own),
+                            .shared_static = (uint32_t)(own + (dynamic ? 0 : bytes)),
+                            .shared_dynamic = (uint32_t)(dynamic ? bytes : 0),
                             .nparams = (uint32_t)nparams};
 }

@@ -1,7 +1,8 @@
 /* nvptx_gemm_stage.c: operands from global to shared memory, and the loop over k.
  *
- *   copy stage 0
- *   for stages: wait; barrier; copy the next one into the other half; multiply this one
+ *   copy the first stages but one
+ *   for stages: wait for this one; barrier; copy one more to where the last one was; multiply this
+ * one
  *
  * Copies are asynchronous and pad with zeros what lies outside the operand (beyond its rows, beyond
  * k, holes of a gather): a copy of 0 bytes reads nothing. Shared rows are padded so that neither
@@ -33,7 +34,7 @@ static int stage_floats(const GemmTiling *t, GemmSide s, int which) {
 }
 
 int64_t gemm_stage_floats(const GemmTiling *t, const GemmSide side[2]) {
-    return 2 * (int64_t)(stage_floats(t, side[0], 0) + stage_floats(t, side[1], 1));
+    return t->stages * (int64_t)(stage_floats(t, side[0], 0) + stage_floats(t, side[1], 1));
 }
 
 void gemm_code_begin(GemmCode *g, LlvmIr *x, const GemmTiling *t, const GemmSide side[2],
@@ -165,11 +166,6 @@ static void copy_stage(GemmCode *g, const Copy *c, const GemmOperand *o, LLVMVal
     }
 }
 
-static void wait_for_copies(LlvmIr *x) {
-    nvptx_call(x, "llvm.nvvm.cp.async.wait.all", NULL, 0);
-    nvptx_barrier(x);
-}
-
 int gemm_accumulators(const GemmTiling *t) {
     int n = t->tm * t->tn / t->threads;
     if (n > GEMM_ACCUMULATORS)
@@ -182,47 +178,68 @@ void gemm_accumulator_vars(GemmCode *g, LLVMValueRef *acc) {
         acc[i] = gemm_var(g->x, g->x->f32, NULL);
 }
 
-/* Both operands of one stage, into the half that starts at float `half` (i32). */
-static void copy_both(GemmCode *g, const Copy c[2], const GemmOperand *const o[2],
-                      LLVMValueRef half, LLVMValueRef left, LLVMValueRef base[2]) {
+/* The stages of a product on their way through shared memory, a ring. */
+typedef struct Ring {
+    const GemmOperand *o[2];
+    Copy c[2];
+    LLVMValueRef by[2];   /* i64: elements from a stage to the next */
+    LLVMValueRef base[2]; /* variables: of the stage to copy next */
+} Ring;
+
+static Ring ring_of(GemmCode *g, const GemmOperand *a, const GemmOperand *b) {
     LlvmIr *x = g->x;
-    LLVMValueRef to = gemm_at(x, x->f32, g->shared, half);
-    copy_stage(g, &c[0], o[0], to, left, base[0]);
-    copy_stage(g, &c[1], o[1], gemm_at(x, x->f32, to, llvm_i32(x, g->floats[0])), left, base[1]);
-    /* wait.all also awaits what is in no group */
+    Ring r = {.o = {a, b}};
+    for (int i = 0; i < 2; i++) {
+        r.c[i] = copy_of(g, i, r.o[i]);
+        LLVMValueRef bk = llvm_i64(x, g->t->bk);
+        r.by[i] = r.o[i]->side.along_k ? bk : LLVMBuildMul(B, r.o[i]->stride, bk, "");
+        r.base[i] = gemm_var(x, nvptx_global_ptr(x), r.o[i]->base);
+    }
+    return r;
+}
+
+/* Starts copying both operands of the next stage to float `place` (i32) of shared memory. left:
+ * i32, values of k from that stage on. */
+static void copy_next(GemmCode *g, Ring *r, LLVMValueRef place, LLVMValueRef left) {
+    LlvmIr *x = g->x;
+    LLVMValueRef to = gemm_at(x, x->f32, g->shared, place);
+    for (int i = 0; i < 2; i++) {
+        LLVMValueRef base = LLVMBuildLoad2(B, nvptx_global_ptr(x), r->base[i], "");
+        copy_stage(g, &r->c[i], r->o[i], i ? gemm_at(x, x->f32, to, llvm_i32(x, g->floats[0])) : to,
+                   left, base);
+        LLVMBuildStore(B, LLVMBuildGEP2(B, x->f32, base, &r->by[i], 1, ""), r->base[i]);
+    }
+    nvptx_call(x, "llvm.nvvm.cp.async.commit.group", NULL, 0);
+}
+
+/* All but the last `more` stages that were started are there, for all threads. */
+static void wait_for_copies(LlvmIr *x, int more) {
+    LLVMValueRef n = llvm_i32(x, more);
+    nvptx_call(x, "llvm.nvvm.cp.async.wait.group", &n, 1);
+    nvptx_barrier(x);
 }
 
 void gemm_multiply(GemmCode *g, LLVMValueRef *acc, const GemmOperand *a, const GemmOperand *b,
                    LLVMValueRef k) {
     LlvmIr *x = g->x;
-    const GemmOperand *const o[2] = {a, b};
-    const int bk = g->t->bk, stage = g->floats[0] + g->floats[1];
+    const int bk = g->t->bk, stage = g->floats[0] + g->floats[1], ahead = g->t->stages - 1;
+    LLVMValueRef none = llvm_i32(x, 0), size = llvm_i32(x, stage),
+                 last = llvm_i32(x, ahead * stage);
     for (int i = 0; i < gemm_accumulators(g->t); i++)
         LLVMBuildStore(B, llvm_f32(x, 0), acc[i]);
-    LLVMValueRef step = llvm_i32(x, bk), none = llvm_i32(x, 0), start[2], by[2], next_base[2];
-    Copy c[2];
-    for (int i = 0; i < 2; i++) {
-        c[i] = copy_of(g, i, o[i]);
-        start[i] = o[i]->base;
-        by[i] = o[i]->side.along_k ? llvm_i64(x, bk)
-                                   : LLVMBuildMul(B, o[i]->stride, llvm_i64(x, bk), "");
-        next_base[i] =
-            gemm_var(x, nvptx_global_ptr(x), LLVMBuildGEP2(B, x->f32, o[i]->base, &by[i], 1, ""));
-    }
-    LLVMValueRef half = gemm_var(x, x->i32, none);
-    copy_both(g, c, o, none, k, start);
-    GemmLoop l = gemm_loop(x, none, k, step);
-    wait_for_copies(x);
-    LLVMValueRef now = LLVMBuildLoad2(B, x->i32, half, ""),
-                 next = LLVMBuildSub(B, llvm_i32(x, stage), now, "");
-    LLVMBuildStore(B, next, half);
-    LLVMValueRef at[2];
-    for (int i = 0; i < 2; i++)
-        at[i] = LLVMBuildLoad2(B, nvptx_global_ptr(x), next_base[i], "");
-    LLVMValueRef left = LLVMBuildSub(B, LLVMBuildSub(B, k, l.index, ""), step, "");
-    copy_both(g, c, o, next, left, at);
-    for (int i = 0; i < 2; i++)
-        LLVMBuildStore(B, LLVMBuildGEP2(B, x->f32, at[i], &by[i], 1, ""), next_base[i]);
+    Ring r = ring_of(g, a, b);
+    for (int s = 0; s < ahead; s++)
+        copy_next(g, &r, llvm_i32(x, s * stage), LLVMBuildSub(B, k, llvm_i32(x, s * bk), ""));
+    LLVMValueRef place = gemm_var(x, x->i32, none);
+    GemmLoop l = gemm_loop(x, none, k, llvm_i32(x, bk));
+    wait_for_copies(x, ahead - 1);
+    LLVMValueRef now = LLVMBuildLoad2(B, x->i32, place, ""),
+                 first = LLVMBuildICmp(B, LLVMIntEQ, now, none, ""),
+                 end = LLVMBuildICmp(B, LLVMIntEQ, now, last, "");
+    LLVMValueRef left =
+        LLVMBuildSub(B, LLVMBuildSub(B, k, l.index, ""), llvm_i32(x, ahead * bk), "");
+    copy_next(g, &r, LLVMBuildSelect(B, first, last, LLVMBuildSub(B, now, size, ""), ""), left);
+    LLVMBuildStore(B, LLVMBuildSelect(B, end, none, LLVMBuildAdd(B, now, size, ""), ""), place);
     LLVMValueRef sa = gemm_at(x, x->f32, g->shared, now),
                  sb = gemm_at(x, x->f32, sa, llvm_i32(x, g->floats[0]));
     if (g->t->precision == GEMM_F32)
@@ -230,5 +247,5 @@ void gemm_multiply(GemmCode *g, LLVMValueRef *acc, const GemmOperand *a, const G
     else
         gemm_mma_stage(g, acc, sa, sb);
     gemm_loop_end(x, &l);
-    wait_for_copies(x);
+    wait_for_copies(x, 0);
 }

@@ -207,7 +207,10 @@ static inline void run_product(const Product *p, PtxModule *module) {
     }
     int n;
     params_of(p, a, b, c, offsets, index, table, in, &n);
-    launch(module, name, gemm_grid(&p->f, g), (unsigned)p->f.tiling.threads, 0, in, n);
+    const GemmSide side[2] = {p->f.a, p->f.b};
+    int64_t stages = gemm_stage_floats(&p->f.tiling, side) * 4; /* above 48 KiB: dynamic memory */
+    launch(module, name, gemm_grid(&p->f, g), (unsigned)p->f.tiling.threads,
+           stages > 48 * 1024 ? (unsigned)stages : 0, in, n);
     check_result(p, name, c);
     const uint64_t used[] = {a, b, c, offsets, index, table};
     for (int i = 0; i < COUNT_OF(used); i++)
