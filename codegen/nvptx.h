@@ -23,17 +23,6 @@ typedef struct NvptxModule NvptxModule; /* the step under construction, see belo
 
 typedef enum { TEAM_THREAD, TEAM_WARP, TEAM_CTA } TeamKind;
 
-/* One kernel being written: the LLVM function and what all code in it uses. */
-typedef struct NvptxKernel {
-    LlvmIr *x;
-    const NvptxTarget *target;
-    LLVMValueRef fn;
-    int threads;        /* of a CTA */
-    TeamKind team;
-    LLVMValueRef thread; /* i32, in the team */
-    LLVMValueRef fault; /* ptr: StgcCudaFault */
-} NvptxKernel;
-
 /* nvptx_target.c: words for building kernels. Address spaces: 0 generic, 1 global, 3 shared. */
 LLVMTypeRef nvptx_global_ptr(const LlvmIr *x);
 LLVMTypeRef nvptx_shared_ptr(const LlvmIr *x);

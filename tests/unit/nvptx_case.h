@@ -21,6 +21,8 @@ typedef struct GpuCase {
     int calls;
 } GpuCase;
 
+static Precision gpu_case_precision; /* instead of the recipe's; PRECISION_F32: the recipe's */
+
 static inline void gpu_case_load(GpuCase *c, const char *folder, const char *name,
                                  TrainWants wants) {
     char model[512], recipe[512], batch[512];
@@ -35,6 +37,8 @@ static inline void gpu_case_load(GpuCase *c, const char *folder, const char *nam
     bool ok = c->g && recipe_read(c->recipe, recipe, &c->diag) &&
               npz_read(batch, &c->batch, &c->diag) && bind_arrays(c->g, &c->batch, &c->diag) &&
               graph_infer(c->g, &c->diag);
+    if (gpu_case_precision != PRECISION_F32)
+        c->recipe->train.precision = gpu_case_precision;
     Compile compile = {.g = c->g, .recipe = c->recipe, .wants = wants, .diag = &c->diag};
     if (!ok || !passes_run(&compile, &stopped)) {
         diag_print(&c->diag, stderr, true);

@@ -30,6 +30,24 @@ static void test_update_unfused(void **state) {
     }
 }
 
+/* Operands rounded to bf16, on the CPU and on tensor cores: products are exact, sums f32 in both.
+ */
+static void test_bf16(void **state) {
+    (void)state;
+    GpuCase c;
+    gpu_case_precision = PRECISION_BF16;
+    gpu_case_load(&c, SOURCE_DIR "/tests/cases", "olmoe-dynamo-stacked",
+                  (TrainWants){.train = true, .grads = true, .detail = true});
+    gpu_case_precision = PRECISION_F32;
+    int marked = 0;
+    FOR_NODES(n, c.g)
+    marked += !strcmp(node_str(n, AT_PRECISION, ""), "bf16");
+    assert_true(marked > 20);
+    double worst = gpu_case_twin(&c, true, 1e-5);
+    printf("bf16: %d calls, worst difference %.2g\n", c.calls, worst);
+    gpu_case_free(&c);
+}
+
 /* FOLDER NAME…: other cases, each as gradients and as a training step. */
 static void run_others(const char *folder, char **others, int n) {
     const TrainWants wants[] = {{.train = true, .grads = true, .detail = true},
@@ -55,6 +73,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_update_unfused),
+        cmocka_unit_test(test_bf16),
     };
     const struct CMUnitTest others[] = {cmocka_unit_test(test_others)};
     others_argc = argc, others_argv = argv;
