@@ -101,6 +101,38 @@ FAMILIES = {
         ffn_config=dict(hidden_size=HIDDEN, ffn_hidden_size=INNER, moe_num_experts=4, moe_top_k=2,
                         ffn_act_fn={"name": "silu"})), "experts flat in one matrix"),
     "hunyuanmoe": ("hunyuan_v1_moe", 4, 2, 2, decoder(num_experts=4, moe_topk=2, head_dim=8), "shared MLP"),
+    "afmoe": ("afmoe", 8, 2, 2, decoder(
+        3, head_dim=8, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=INNER, num_dense_layers=1, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"]), "sigmoid, gated attention"),
+    "aria_text": ("aria_text", 8, 2, 3, decoder(3, head_dim=8, moe_num_experts=8, moe_topk=2), "shared experts"),
+    "cohere2_moe": ("cohere2_moe", 8, 2, 3, decoder(
+        3, head_dim=8, num_experts=8, num_experts_per_tok=2, sliding_window=8, mlp_layer_types=["sparse"] * 3,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"]), "parallel blocks"),
+    "exaone_moe": ("exaone_moe", 8, 2, 2, decoder(
+        3, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=INNER, n_group=2, topk_group=1, sliding_window=8,
+        first_k_dense_replace=1, mlp_layer_types=["dense", "sparse", "sparse"],
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"]), "sigmoid, groups"),
+    "granitemoe_swa": ("granitemoe_swa", 8, 2, 3, decoder(
+        3, num_local_experts=8, num_experts_per_tok=2, shared_intermediate_size=INNER, sliding_window=8,
+        layer_types=["full_attention", "sliding_attention", "full_attention"]), "sliding attention"),
+    "granitemoehybrid": ("granitemoehybrid", 8, 2, 3, decoder(
+        3, num_local_experts=8, num_experts_per_tok=2, shared_intermediate_size=INNER, mamba_n_heads=4, mamba_n_groups=1,
+        mamba_d_state=8, mamba_d_head=16, mamba_d_conv=3, mamba_expand=2, mamba_chunk_size=8,
+        layer_types=["mamba", "attention", "mamba"]), "Mamba-2 layers"),
+    "hy_v3": ("hy_v3", 8, 2, 2, decoder(
+        3, head_dim=8, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=INNER,
+        mlp_layer_types=["dense", "sparse", "sparse"]), "sigmoid, choice bias"),
+    "laguna": ("laguna", 8, 2, 2, decoder(
+        3, head_dim=8, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=INNER, shared_expert_intermediate_size=INNER,
+        sliding_window=8, layer_types=["full_attention"] * 3, mlp_layer_types=["dense", "sparse", "sparse"]), "sigmoid"),
+    "mellum": ("mellum", 8, 2, 3, decoder(
+        3, head_dim=8, num_local_experts=8, num_experts_per_tok=2, moe_intermediate_size=INNER, sliding_window=8,
+        layer_types=["full_attention"] * 3, mlp_layer_types=["sparse"] * 3, mtp_layer_types=None, mtp_mlp_layer_types=None),
+        "softmax, renormalised"),
+    "mimo_v2_flash": ("mimo_v2_flash", 8, 2, 2, decoder(
+        3, head_dim=8, v_head_dim=8, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=INNER, n_group=2,
+        topk_group=1, sliding_window=8, layer_types=["full_attention", "sliding_attention", "full_attention"],
+        mlp_layer_types=["dense", "sparse", "sparse"]), "sigmoid, groups, attention sinks"),
     "jetmoe": ("jetmoe", 4, 2, 2, decoder(
         drop=("num_attention_heads",), num_local_experts=4, num_experts_per_tok=2, kv_channels=8),
         "experts in the attention too"),
