@@ -163,7 +163,7 @@ static void gen_parallel(NvptxModule *m, const LoopCall *c) {
         nvptx_task(m, c);
 }
 
-/* What cuBLAS does: one size, addresses by strides, nothing before or after. */
+/* What cuBLAS does: f32 of one size, addresses by strides, nothing before or after. */
 static bool is_plain(const LoopCall *c) {
     return c->gemm.kind == STGC_GEMM_BATCH && c->gemm.precision == STGC_GEMM_F32 && !c->program &&
            !c->gemm_b_group && c->gemm_index < 0 && c->gemm_c >= 0;
