@@ -8,6 +8,7 @@
  * that slows down for a while slows both sides. The first variant is timed twice: what that ratio
  * is off from 1 is noise. */
 #include "frontend/cmd_bench.h"
+#include "frontend/cmd_compile.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -127,7 +128,26 @@ static ExitCode measure(Bench *b) {
     return worse ? (ExitCode)1 : EXIT_OK;
 }
 
+/* A GPU's kernels are not timed here: their static model is told instead. */
+static int bench_gpu(const Options *o) {
+    const char *const files[] = {o->json_file, o->csv, o->html, o->compare};
+    for (int i = 0; i < COUNT_OF(files); i++) {
+        if (!files[i])
+            continue;
+        Diag d = {.subject = "stgcc"};
+        diag_error(&d, EXIT_USAGE, "--json, --csv, --html, --compare: there are no times of %s here",
+                   diag_safe(&d, o->target));
+        diag_more(&d, "without them the static model of its kernels is printed");
+        diag_print(&d, stderr, false);
+        diag_free(&d);
+        return EXIT_USAGE;
+    }
+    return compile_model(o);
+}
+
 int cmd_bench(const Options *o) {
+    if (o->target && strcmp(o->target, "cpu") != 0 && strcmp(o->target, "x86-64") != 0)
+        return bench_gpu(o);
     Bench *b = xcalloc(1, sizeof *b);
     b->options = *o;
     b->options.dims = (StrList){0};

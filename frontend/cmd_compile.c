@@ -392,6 +392,37 @@ static void compile_free(CompileJob *c) {
     free(c->recipe);
 }
 
+int compile_model(const Options *given) {
+    Options o = *given;
+    CompileJob c = {.emit = EMIT_PTX};
+    Job *j = &c.job;
+    bool stopped = false;
+    o.emit = "ptx";
+    job_begin(j, &o);
+    bool ok = job_load_model(j);
+    if (ok)
+        c.about.model_hash = identity_model(j->g);
+    ok = ok && job_load_recipe(j) && read_target(&c) && (!o.data || job_load_data(j)) &&
+         job_bind(j) && make_graphs(&c, &stopped);
+    if (ok && !stopped) {
+        decide_rows(&c);
+        describe(&c);
+        for (int p = 0; p < STGC_PROGRAMS; p++)
+            if (p != STGC_PROGRAM_TRAIN && p != STGC_PROGRAM_MICRO)
+                c.object.programs[p] = NULL;
+        c.object.cost = stdout;
+        for (int fused = 1; ok && fused >= 0; fused--) {
+            c.object.fused = fused;
+            printf("%s%s, a static model of %s, not a measurement:\n", fused ? "" : "\n",
+                   fused ? "fused" : "unfused", c.object.gpu);
+            ok = codegen_object(&c.object, NULL, &j->arena, &c.parameters, &c.slots,
+                                &j->model_diag, &j->out_diag);
+        }
+    }
+    compile_free(&c);
+    return job_end(j, EXIT_OK);
+}
+
 int cmd_compile(const Options *o) {
     CompileJob c = {0};
     Job *j = &c.job;

@@ -28,6 +28,10 @@ bool library_recipe(Job *j, Stgc *h);
 /* Gives the arrays of the job's data to the library's inputs; faults are the data's. */
 bool library_inputs(Job *j, Stgc *h);
 
+/* cmd_compile.c: the tables of what the training step's kernels for o->target, a GPU, do and move,
+ * fused and unfused, to standard output. */
+int compile_model(const Options *o);
+
 /* cmd_compile_header.c: STEP.h, the C header beside a library: its tensors and how to call it. */
 typedef struct HeaderText {
     const char *library;    /* file name without folder */

@@ -14,7 +14,6 @@ typedef enum {
     OPT_BYTES,  /* int64_t, with K M G T */
     OPT_ENGINE, /* EngineKind */
     OPT_TARGET, /* const char *: this CPU or a kind of GPU */
-    OPT_CPU,    /* this CPU, the only one there is */
 } OptionKind;
 
 typedef struct OptionRow {
@@ -61,8 +60,7 @@ static const OptionRow rows[] = {
     {"rounds", 0, OPT_COUNT, AT(rounds), "bench", "N", "timings of every variant (default 9)"},
     {"engine", 0, OPT_ENGINE, AT(engine), "step run train", "NAME",
      "cpu (compiled, the default) or reference (float64, slow)"},
-    {"target", 0, OPT_CPU, 0, "bench", "NAME", "cpu, also spelled x86-64"},
-    {"target", 0, OPT_TARGET, AT(target), "step run train", "NAME",
+    {"target", 0, OPT_TARGET, AT(target), "step run train bench", "NAME",
      "cpu (also spelled x86-64; the default), sm_80, sm_86, sm_89, sm_90, sm_100 or sm_120"},
     {"target", 0, OPT_TEXT, AT(target), "compile", "NAME",
      "cpu (also spelled x86-64), sm_80, sm_86, sm_89, sm_90, sm_100 or sm_120"},
@@ -235,8 +233,6 @@ static bool set_option(Options *o, const OptionRow *r, const char *value, Diag *
     case OPT_TARGET:
         *(const char **)field = value;
         return !strcmp(value, "cpu") || !strcmp(value, "x86-64") || codegen_knows_gpu(value, d);
-    case OPT_CPU:
-        return !strcmp(value, "cpu") || !strcmp(value, "x86-64") || bad_value(r, value, "cpu", d);
     }
     bug("option kind %d", r->kind);
 }

@@ -63,7 +63,8 @@ const Command commands[] = {
      "Times the step fused and unfused, with every capture mode and number of threads, in one\n"
      "process and in turns, after checking that all compute the same; then what every kernel takes,\n"
      "does and moves, against a large matrix product and a large copy. Without --data the batch is\n"
-     "made up at random; sizes come from --dim or the recipe's train.batch and train.sequence."},
+     "made up at random; sizes come from --dim or the recipe's train.batch and train.sequence.\n"
+     "With a GPU as --target the static model of its kernels is printed, fused and unfused."},
 };
 const int ncommands = COUNT_OF(commands);
 
