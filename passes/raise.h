@@ -79,6 +79,11 @@ typedef struct Probe {
     const Node *stuck; /* where a value could not be had */
     int64_t work;      /* elements computed, and multiply-adds */
     PartMemo *memo[PART_MEMO];
+    struct ProbeSparse { /* of large values that are nearly all zero; value NULL: free */
+        const Value *value;
+        Part at;
+        const Cell *cells; /* NULL: it is no such value */
+    } sparse[4];
 } Probe;
 /* SPREAD: every expert is hit where T*K allows, the rest random. ONE: slot 0 is expert `which` for
  * all tokens. */
@@ -90,6 +95,9 @@ Probe *probe_new(Graph *g, const Selection *s, const Facts *f, RouteKind kind, i
 const RTensor *probe_value(Probe *p, Value *v);
 /* Elements of v alone, and of what they need, in memory of p. NULL as probe_value. */
 const Cell *probe_part(Probe *p, Value *v, const Part *x);
+/* The elements of v that are not zero, and where: found without computing the others where v is large
+ * and made of one-hot rows. NULL as probe_value. */
+const Cell *probe_nonzeros(Probe *p, Value *v, Part *at);
 Part part_new(Probe *p, int64_t n);
 /* Tokens to look at, marked in an array of T: all, or about `few`, the last and others at random,
  * and, if `cover`, the first ones, which under ROUTE_SPREAD reach every expert. */

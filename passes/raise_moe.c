@@ -132,6 +132,8 @@ static bool probes_agree(Region *r, const Root *root, Value *now, int first_node
     int64_t budget = r->c->probe_budget ? r->c->probe_budget : PROBE_BUDGET;
     int64_t cost = raised_cost(r, first_node, &products) / s->T + 1; /* of a token */
     bool dense = root->leaves > 0 ? !r->listed : !r->batched && !r->sorted;
+    if (r->slots) /* its row of the matrices that put tokens into places */
+        cost += s->T;
     if (dense) /* the region computes every expert for every token */
         cost *= s->E > s->K ? s->E / s->K : 1;
     *worst = 0;

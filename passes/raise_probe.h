@@ -14,6 +14,8 @@ double probe_random(const Probe *p, const Value *v, int64_t at);
 bool part_strides(const int64_t *dims, int rank, int64_t *stride);
 /* As probe_part, of positions that repeat. */
 const Cell *probe_part_again(Probe *p, Value *v, const Part *x);
+/* Elements of v that may be other than zero, if v is large and that is known of few; else NULL. */
+const Cell *probe_sparse(Probe *p, Value *v, const Part **at);
 /* How many rows v has; -1: not known without computing it. */
 int64_t part_rows(Probe *p, Value *v);
 /* Elements of a matmul or grouped_matmul (raise_product.c). */

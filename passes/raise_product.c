@@ -269,8 +269,34 @@ static Wanted wanted_rows(Probe *p, const Product *q, const Part *x) {
     return w;
 }
 
+/* x's rows, [n, K], where x is a large matrix of which few elements are not zero; NULL: it is not.
+ */
+static const double *sparse_rows(Probe *p, const Product *q, const Wanted *w) {
+    const Part *at;
+    const double *f =
+        q->batch || q->swapped ? NULL : (const double *)(const void *)probe_sparse(p, q->x, &at);
+    if (!f)
+        return NULL;
+    int64_t rows = value_count(q->x) / q->K;
+    int32_t *which = xcalloc((size_t)rows + 1, sizeof *which);
+    double *x = ARENA_ARRAY(&p->arena, double, w->n * q->K + 1);
+    for (int64_t i = 0; i < w->n; i++)
+        which[w->row[i]] = (int32_t)i + 1;
+    for (int64_t i = 0; i < at->n; i++) {
+        int64_t r = q->tx ? at->at[i] % rows : at->at[i] / q->K;
+        int64_t k = q->tx ? at->at[i] / rows : at->at[i] % q->K;
+        if (which[r])
+            x[(which[r] - 1) * q->K + k] = f[i];
+    }
+    free(which);
+    return x;
+}
+
 /* x's rows: [n, K]. */
 static const double *row_elements(Probe *p, const Product *q, const Wanted *w) {
+    const double *sparse = sparse_rows(p, q, w);
+    if (sparse)
+        return sparse;
     Part o = part_new(p, w->n * q->K);
     int64_t per = q->swapped ? q->N : q->M;
     for (int64_t i = 0; i < w->n; i++) {
@@ -322,6 +348,7 @@ static bool multiply_computed(Probe *p, const Product *q, const double *x, const
             o.at[j * C + c] =
                 base + (q->tw ? (want->c0 + c) * q->K + ks[j] : ks[j] * N + want->c0 + c);
     const double *w = nk ? (const double *)(const void *)probe_part(p, q->w, &o) : NULL;
+    p->work += n * nk * C;
     if (nk && !w)
         return false;
     for (int64_t i = 0; i < n; i++)
@@ -400,8 +427,8 @@ static const Cell *product_elements(Probe *p, Product *q, const Part *x) {
                 group[n++] = k;
                 number[k] = -1;
             }
-        p->work += n * q->K * want.C;
         if (stored_matrix(p, q, e, &m)) {
+            p->work += n * q->K * want.C;
             multiply(rows, group, n, &m, q->K, want.c0, want.C, y);
             continue;
         }
@@ -457,9 +484,29 @@ static bool grouped_product(Probe *p, Node *n, Product *q) {
     return q->offsets != NULL;
 }
 
+/* a[.., M, 1] x b[.., 1, N]: element by element. */
+static const Cell *outer_elements(Probe *p, const Product *q, const Part *x) {
+    const Value *a = q->node->in[0], *b = q->node->in[1];
+    Part pa = part_new(p, x->n), pb = part_new(p, x->n);
+    for (int64_t i = 0; i < x->n; i++) {
+        int64_t r = x->at[i] / q->N, batch = r / q->M;
+        pa.at[i] = (q->batch ? batch_offset(q, a, batch) : 0) + r % q->M;
+        pb.at[i] = (q->batch ? batch_offset(q, b, batch) : 0) + x->at[i] % q->N;
+    }
+    const Cell *ca = probe_part_again(p, q->node->in[0], &pa),
+               *cb = ca ? probe_part_again(p, q->node->in[1], &pb) : NULL;
+    const double *fa = (const double *)(const void *)ca, *fb = (const double *)(const void *)cb;
+    double *out = cb ? ARENA_ARRAY(&p->arena, double, x->n + 1) : NULL;
+    for (int64_t i = 0; cb && i < x->n; i++)
+        out[i] = fa[i] * fb[i];
+    return (const Cell *)(const void *)out;
+}
+
 const Cell *part_product(Probe *p, Node *n, const Part *x) {
     Product q;
     bool ok = n->op == OP_MATMUL ? matmul_product(p, n, &q) : grouped_product(p, n, &q);
+    if (ok && n->op == OP_MATMUL && q.K == 1 && q.M > 0)
+        return outer_elements(p, &q, x);
     if (ok)
         return product_elements(p, &q, x);
     const RTensor *r = p->stuck ? NULL : probe_value(p, n->out[0]);

@@ -126,6 +126,34 @@ static int64_t batches_of(const Value *x, const Value *y) {
     return n;
 }
 
+/* Sizes of a value as they are; false if that takes computing it, and it cannot be. */
+static bool sizes_of(Region *r, Value *v, int64_t *dims) {
+    const RTensor *x = value_known(v) ? NULL : probe_value(r->probe, v);
+    if (!value_known(v) && (!x || x->rank != v->rank))
+        return false;
+    memcpy(dims, x ? x->dims : v->dims, sizeof *dims * (size_t)v->rank);
+    return true;
+}
+
+enum { HIT_NONE = -1, HIT_MANY = -2 };
+
+/* For each row of the matrices d, the column that holds its only 1. NULL: cannot be had. */
+static int64_t *only_ones(Region *r, Value *d, const int64_t *dims, bool ta) {
+    Part at;
+    const double *v = (const double *)(const void *)probe_nonzeros(r->probe, d, &at);
+    int64_t rows = dims[d->rank - (ta ? 1 : 2)], cols = dims[d->rank - (ta ? 2 : 1)];
+    int64_t all = dims_count(dims, d->rank) / (cols ? cols : 1);
+    int64_t *hit = v ? ARENA_ARRAY(&r->arena, int64_t, all + 1) : NULL;
+    for (int64_t i = 0; v && i < all; i++)
+        hit[i] = HIT_NONE;
+    for (int64_t i = 0; v && i < at.n; i++) {
+        int64_t batch = at.at[i] / (rows * cols), rest = at.at[i] % (rows * cols);
+        int64_t *h = &hit[batch * rows + (ta ? rest % rows : rest / cols)];
+        *h = v[i] != 1 || *h != HIT_NONE ? HIT_MANY : ta ? rest / rows : rest % cols;
+    }
+    return hit;
+}
+
 /* A product with matrices that have a single 1 in each row that is read: a gather. */
 MoveResult move_one_hot(Region *r, const View *w, View *o) {
     const Node *n = w->v[0]->def;
@@ -135,26 +163,18 @@ MoveResult move_one_hot(Region *r, const View *w, View *o) {
         d->rank < 2 || x->rank < 2 || node_int(n, AT_TRANS_B, 0) || !is_chosen(r, d) ||
         is_hot(r, d))
         return MOVE_NONE;
-    const RTensor *m = probe_value(r->probe, d);
-    int64_t nd = batches_of(d, y), nx = batches_of(x, y);
-    if (!m || !nd || !nx)
+    int64_t dims[MAX_RANK], nd = batches_of(d, y), nx = batches_of(x, y), all = w->map[0]->n;
+    const int64_t *hits = nd && nx && sizes_of(r, d, dims) ? only_ones(r, d, dims, ta) : NULL;
+    if (!hits)
         return MOVE_NONE;
-    int64_t rows = m->dims[m->rank - (ta ? 1 : 2)], cols = m->dims[m->rank - (ta ? 2 : 1)];
-    int64_t all = w->map[0]->n;
+    int64_t rows = dims[d->rank - (ta ? 1 : 2)], cols = dims[d->rank - (ta ? 2 : 1)];
     if (rows < 1 || all % rows || (nd > 1 && nd * rows != all) || (nx > 1 && nx * rows != all))
         return MOVE_NONE;
     RowMap *map = map_new(r, nx * cols);
     for (int64_t p = 0; p < all; p++) {
-        const double *at = m->f + (nd > 1 ? p / rows * rows * cols : 0);
-        int64_t row = p % rows, hit = -1;
+        int64_t hit = hits[nd > 1 ? p : p % rows];
         if (w->map[0]->at[p].t == ROW_FREE)
             continue;
-        for (int64_t t = 0; t < cols; t++) {
-            double v = at[ta ? t * rows + row : row * cols + t];
-            if (v != 0 && (v != 1 || hit >= 0))
-                return MOVE_NONE;
-            hit = v != 0 ? t : hit;
-        }
         if (hit < 0)
             return MOVE_NONE;
         entry_merge(&map->at[(nx > 1 ? p / rows * cols : 0) + hit], w->map[0]->at[p]);
@@ -243,22 +263,20 @@ MoveResult move_padded(Region *r, const View *w, View *o) {
 
 /* Reads off W which token each place holds. False if a place holds two, or a token has two places
  * at one expert. */
-static bool fill_from_weights(Region *r, const RTensor *w, int64_t groups, RowMap *m) {
+static bool fill_from_weights(Region *r, const Part *at, int64_t C, int64_t groups, RowMap *m) {
     const Selection *s = r->s;
-    int64_t C = w->dims[w->rank - 1], places = s->E * C;
-    for (int64_t t = 0; t < s->T; t++)
-        for (int64_t i = 0; i < places; i++) {
-            int e = (int)(i / C);
-            if (w->f[t * places + i] == 0)
-                continue;
-            int32_t *slot = &r->probe->route.slot[t * s->E + e];
-            Entry *place = &m->at[t / (s->T / groups) * places + i];
-            if (place->t != ROW_FREE || *slot >= 0)
-                return false;
-            *slot = e;
-            r->probe->route.idx[t * s->K + e] = e;
-            *place = (Entry){(int32_t)t, e, e};
-        }
+    int64_t places = s->E * C;
+    for (int64_t k = 0; k < at->n; k++) {
+        int64_t t = at->at[k] / places, i = at->at[k] % places;
+        int e = (int)(i / C);
+        int32_t *slot = &r->probe->route.slot[t * s->E + e];
+        Entry *place = &m->at[t / (s->T / groups) * places + i];
+        if (place->t != ROW_FREE || *slot >= 0)
+            return false;
+        *slot = e;
+        r->probe->route.idx[t * s->K + e] = e;
+        *place = (Entry){(int32_t)t, e, e};
+    }
     return true;
 }
 
@@ -284,18 +302,20 @@ static int count_terms(const Value *w) {
 static Value *raise_weighted(Region *r, const SlotRoot *root) {
     Selection *s = r->s;
     Value *rows = root->node->in[1], *gates;
-    const RTensor *w = probe_value(r->probe, root->gates);
-    int64_t te[] = {s->T, s->E};
+    int64_t te[] = {s->T, s->E}, dims[MAX_RANK];
+    Part at;
     if (!is_chosen(r, root->gates) || is_hot(r, root->gates) || !is_hot(r, rows))
         return NULL;
     int64_t groups = groups_of(root->gates);
-    if (!w || w->rank != root->gates->rank || w->count != s->T * s->E * w->dims[w->rank - 1])
+    int rank = root->gates->rank;
+    if (!sizes_of(r, root->gates, dims) || dims_count(dims, rank) != s->T * s->E * dims[rank - 1] ||
+        !probe_nonzeros(r->probe, root->gates, &at))
         return raise_fail(r, root->node, "weights of tokens, experts and places cannot be read");
-    RowMap *m = map_new(r, groups * s->E * w->dims[w->rank - 1]);
-    places_check_frozen(r, root->gates, w->dims[w->rank - 1], groups);
+    RowMap *m = map_new(r, groups * s->E * dims[rank - 1]);
+    places_check_frozen(r, root->gates, dims[rank - 1], groups);
     if (r->frozen)
         return NULL;
-    if (!fill_from_weights(r, w, groups, m))
+    if (!fill_from_weights(r, &at, dims[rank - 1], groups, m))
         return raise_fail(r, root->node, "a place holds more than one token here");
     int terms = count_terms(root->gates), most = most_of_a_token(r);
     s->top_k = terms < s->E && most <= terms ? terms : 0;
