@@ -157,9 +157,6 @@ int engine_slots(Engine *e, const EngineSlot **at); /* params, frozen, state; vi
  * engine_new put its own. */
 bool engine_sound(Engine *e);
 const char *engine_describe(Engine *e, Arena *a);   /* for -v: machine, memory */
-/* The user's node whose result is the first to hold a NaN or Inf though its operands do not, or
- * NULL if unknown. */
-const char *engine_first_bad(Engine *e, Arena *a);
 int64_t engine_memory(Engine *e); /* planned bytes; 0 if unknown */
 
 #endif

@@ -1,7 +1,6 @@
 /* cmd_engine.c: one interface over the two ways to execute a compiled graph: the reference
  * evaluator (float64, for truth) and machine code or PTX (codegen + runtime). Parameters and state keep
  * their storage types between steps in both, so that a checkpoint holds all there is. */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -315,37 +314,4 @@ const char *engine_describe(Engine *e, Arena *a) {
     return arena_printf(a, "%s; %u kernels for %s; memory planned %.1f MiB, touched %.1f MiB",
                         stgc_rt_describe(e->rt), step->kernels, step->cpu ? step->cpu : "this CPU",
                         (double)stgc_run_peak_bytes(e->run) / 1048576, touched);
-}
-
-/* ---- where NaN came from ---- */
-
-static bool finite_result(const RTensor *r) {
-    for (int64_t i = 0; r && dtype_is_float(r->dtype) && i < r->count; i++)
-        if (!isfinite(r->f[i]))
-            return false;
-    return true;
-}
-
-const char *engine_first_bad(Engine *e, Arena *a) {
-    if (!e->reference)
-        return NULL;
-    FOR_NODES(n, e->g) {
-        bool bad = false;
-        for (int i = 0; i < n->nout; i++)
-            bad |= !finite_result(e->eval.values[n->out[i]->id]);
-        for (int i = 0; bad && i < n->nin; i++)
-            bad &= !n->in[i] || finite_result(e->eval.values[n->in[i]->id]);
-        bool mask =
-            n->op == OP_CONST || n->op == OP_WHERE || n->op == OP_LOG; /* -inf of masks is meant */
-        for (int i = 0; bad && mask && i < n->nout; i++) {
-            const RTensor *r = e->eval.values[n->out[i]->id];
-            bad = false;
-            for (int64_t k = 0; r && dtype_is_float(r->dtype) && k < r->count; k++)
-                bad |= isnan(r->f[k]);
-        }
-        if (bad)
-            return arena_printf(a, "node \"%s\" (%s)", n->src ? n->src->name : "",
-                                op_info[n->op].name);
-    }
-    return NULL;
 }
