@@ -22,10 +22,10 @@ typedef struct KernelRow {
     const char *family;                    /* what the table by kind sums */
     int calls;
     CallCost cost;
-    Samples wall, cpu;         /* one value per profiled step: elapsed, CPU time of the calling thread */
-    double seconds;            /* median of wall */
-    double unfused;            /* seconds of the same nodes, each alone; NAN if there is no such profile */
-    double roof;               /* seconds at the machine's peaks */
+    Samples wall, cpu; /* one value per profiled step: elapsed, CPU time of the calling thread */
+    double seconds;    /* median of wall */
+    double unfused;    /* seconds of the same nodes, each alone; NAN if there is no such profile */
+    double roof;       /* seconds at the machine's peaks */
     int nnodes;
     const int *nodes;
 } KernelRow;
@@ -50,7 +50,7 @@ typedef struct Variant {
     StgcRt *rt;
     StgcRun *run;
     double pass_seconds, code_seconds;
-    Samples wall, cpu; /* a step: elapsed, CPU time of the process */
+    Samples wall, cpu;           /* a step: elapsed, CPU time of the process */
     double loss[CHECK_STEPS][2]; /* total, task */
     uint64_t hash;               /* of the parameters after CHECK_STEPS */
     double loss_error, param_error;
@@ -67,18 +67,20 @@ typedef struct Bench {
     int base, unfused; /* places in variants; unfused -1: none */
     int profile, profile_unfused;
     StgcPeaks *peaks;
-    Samples gemm, copy;       /* flops and bytes a second */
+    Samples gemm, copy;            /* flops and bytes a second */
     double peak_flops, peak_bytes; /* best seen */
-    double noise;             /* |A/A - 1| or the spread of the two, whichever is larger */
+    double noise;                  /* |A/A - 1| or the spread of the two, whichever is larger */
     int64_t rounds, inner, step;
-    int64_t tokens;           /* in a batch, if known */
+    int64_t tokens; /* in a batch, if known */
     bool random_data;
-    bool own_clock; /* one thread: kernels and peaks are timed by its CPU time, which others hardly disturb */
-    int64_t memory_planned, memory_touched, allocated; /* bytes; allocated: heap growth while a step runs */
-    double compile_seconds;   /* of the first variant, passes and code */
+    bool own_clock; /* one thread: kernels and peaks are timed by its CPU time, which others hardly
+                       disturb */
+    int64_t memory_planned, memory_touched,
+        allocated;          /* bytes; allocated: heap growth while a step runs */
+    double compile_seconds; /* of the first variant, passes and code */
     double import_seconds;
-    void *first_params;       /* parameters of the first variant after CHECK_STEPS */
-    double foreign;           /* share of the cores that other processes used during the rounds */
+    void *first_params; /* parameters of the first variant after CHECK_STEPS */
+    double foreign;     /* share of the cores that other processes used during the rounds */
     double load[3];
     const char *cpu, *governor, *kernel, *date;
 } Bench;
@@ -89,19 +91,19 @@ static inline const Samples *bench_times(const Bench *b, const Variant *v) {
 }
 
 /* cmd_bench_variant.c */
-bool bench_prepare(Bench *b); /* import, bind, raise, data */
+bool bench_prepare(Bench *b);  /* import, bind, raise, data */
 bool bench_variants(Bench *b); /* makes and compiles all */
 bool bench_check(Bench *b);    /* CHECK_STEPS from the same start: marks variants as wrong */
-/* One step of the common training: bench_ready gives the inputs and makes shared values current, bench_go computes and is what
- * is timed. */
+/* One step of the common training: bench_ready gives the inputs and makes shared values current,
+ * bench_go computes and is what is timed. */
 void bench_ready(Bench *b, Variant *v);
 bool bench_go(Bench *b, Variant *v);
 bool bench_step(Bench *b, Variant *v); /* both */
 void bench_free(Bench *b);
 
 /* cmd_bench_data.c */
-bool bench_data(Bench *b);                    /* --data, or sizes for random ones */
-bool bench_fill(Bench *b, const Graph *g);    /* what is missing, at random */
+bool bench_data(Bench *b);                 /* --data, or sizes for random ones */
+bool bench_fill(Bench *b, const Graph *g); /* what is missing, at random */
 
 /* cmd_bench_kernels.c */
 bool bench_profile_step(Bench *b, Variant *v); /* one step, its time added to every kernel */

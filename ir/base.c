@@ -40,7 +40,8 @@ void *arena_alloc(Arena *a, size_t bytes) {
     ArenaBlock *b = a->blocks;
     if (!b || b->size - b->used < bytes) {
         size_t size = bytes > BLOCK_BYTES / 4 ? bytes : BLOCK_BYTES;
-        ArenaBlock *fresh = calloc(1, sizeof *fresh + size); /* large calloc: zero pages untouched */
+        ArenaBlock *fresh =
+            calloc(1, sizeof *fresh + size); /* large calloc: zero pages untouched */
         if (!fresh)
             out_of_memory(size);
         fresh->size = size;
@@ -174,10 +175,10 @@ static void diag_add(Diag *d, DiagLevel level, ExitCode code, const char *fmt, v
         d->code = code;
 }
 
-#define DIAG_VARARGS(level, code)                                                                  \
-    va_list ap;                                                                                    \
-    va_start(ap, fmt);                                                                             \
-    diag_add(d, level, code, fmt, ap);                                                             \
+#define DIAG_VARARGS(level, code) \
+    va_list ap; \
+    va_start(ap, fmt); \
+    diag_add(d, level, code, fmt, ap); \
     va_end(ap)
 
 void diag_note(Diag *d, const char *fmt, ...) {
@@ -287,7 +288,12 @@ int utf8_char(const void *p, size_t n, uint32_t *code) {
     const unsigned char *s = p;
     if (n < 1)
         return 0;
-    int bytes = s[0] < 0x80 ? 1 : s[0] < 0xc0 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf8 ? 4 : 0;
+    int bytes = s[0] < 0x80   ? 1
+                : s[0] < 0xc0 ? 0
+                : s[0] < 0xe0 ? 2
+                : s[0] < 0xf0 ? 3
+                : s[0] < 0xf8 ? 4
+                              : 0;
     if (!bytes || (size_t)bytes > n)
         return 0;
     *code = bytes == 1 ? s[0] : s[0] & (0x7fu >> bytes);
@@ -337,7 +343,8 @@ const char *nearest_word(const char *word, const char *const *known, int n) {
 }
 
 bool glob_match(const char *p, const char *s) {
-    const char *star = NULL, *mark = NULL; /* the last `*` and where its run started: linear backtracking */
+    const char *star = NULL,
+               *mark = NULL; /* the last `*` and where its run started: linear backtracking */
     while (*s) {
         if (*p == '*') {
             star = p++;

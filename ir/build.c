@@ -1,5 +1,6 @@
-/* build.c: the op builders that passes and the importer use. Each makes one node and infers its result; a shape that does not
- * fit here is a bug of the caller, except in the importer, which checks the user's shapes through node_infer itself. */
+/* build.c: the op builders that passes and the importer use. Each makes one node and infers its
+ * result; a shape that does not fit here is a bug of the caller, except in the importer, which
+ * checks the user's shapes through node_infer itself. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -7,7 +7,8 @@
 /* ---- tables ---- */
 
 const OpInfo op_info[OP_COUNT] = {
-#define OP(ID, name, lo, hi, nout, flags, infer, eval, grad, lower, emit) {name, lo, hi, nout, flags},
+#define OP(ID, name, lo, hi, nout, flags, infer, eval, grad, lower, emit) \
+    {name, lo, hi, nout, flags},
 #include "ir/ops.def"
 #undef OP
 };
@@ -75,7 +76,8 @@ static void use_add(Value *v, Node *n, int operand) {
     vec_push(&v->uses, u);
 }
 
-/* The last use takes the place of the one that goes: no search, however many uses a shared constant has. */
+/* The last use takes the place of the one that goes: no search, however many uses a shared constant
+ * has. */
 static void use_drop(Value *v, const Node *n, int operand) {
     int at = n->use_at[operand];
     if (at >= v->uses.n || v->uses.at[at].node != n || v->uses.at[at].operand != operand)
@@ -138,7 +140,8 @@ static Attr *attr_slot(Node *n, AttrKey k, AttrKind kind) {
             return &n->attrs[i];
     Attr *grown = ARENA_ARRAY(&n->graph->arena, Attr, n->nattr + 1);
     int at = n->nattr;
-    while (at > 0 && n->attrs[at - 1].key > k) /* sorted by key: text and equality do not depend on order */
+    while (at > 0 &&
+           n->attrs[at - 1].key > k) /* sorted by key: text and equality do not depend on order */
         at--;
     if (n->nattr) {
         memcpy(grown, n->attrs, sizeof *grown * (size_t)at);
@@ -163,7 +166,8 @@ void node_set_tensor(Node *n, AttrKey k, Tensor *t) {
     attr_slot(n, k, ATTR_TENSOR)->t = t;
 }
 void node_set_ints(Node *n, AttrKey k, const int64_t *v, int count) {
-    int64_t *copy = arena_copy(&n->graph->arena, v, sizeof *v * (size_t)count); /* v may be the old one */
+    int64_t *copy =
+        arena_copy(&n->graph->arena, v, sizeof *v * (size_t)count); /* v may be the old one */
     Attr *a = attr_slot(n, k, ATTR_INTS);
     a->ints.n = count;
     a->ints.at = copy;
@@ -313,8 +317,9 @@ bool graph_dce(Graph *g) {
     return changed;
 }
 
-/* Kahn's algorithm; among ready nodes the earlier one first (a node becomes ready when its last operand is placed, and is
- * placed at once in the order of the old list by a worklist of list positions). */
+/* Kahn's algorithm; among ready nodes the earlier one first (a node becomes ready when its last
+ * operand is placed, and is placed at once in the order of the old list by a worklist of list
+ * positions). */
 bool graph_sort(Graph *g) {
     int *pending = xcalloc((size_t)g->next_node, sizeof *pending);
     VEC(Node *) ready = {0};
@@ -424,7 +429,8 @@ int64_t graph_symbol(Graph *g, const char *name) {
     for (int i = 0; name && i < g->symbols.n; i++)
         if (!strcmp(g->symbols.at[i], name))
             return -(i + 1);
-    const char *s = name ? arena_strdup(&g->arena, name) : arena_printf(&g->arena, "u%d", g->symbols.n);
+    const char *s =
+        name ? arena_strdup(&g->arena, name) : arena_printf(&g->arena, "u%d", g->symbols.n);
     vec_push(&g->symbols, s);
     return -g->symbols.n;
 }
@@ -437,10 +443,10 @@ const char *dim_name(const Graph *g, int64_t dim) {
 void graph_bind(Graph *g, int64_t dim, int64_t size) {
     ASSERT(dim < 0 && size >= 0);
     FOR_NODES(n, g)
-        for (int i = 0; i < n->nout; i++)
-            for (int k = 0; k < n->out[i]->rank; k++)
-                if (n->out[i]->dims[k] == dim)
-                    n->out[i]->dims[k] = size;
+    for (int i = 0; i < n->nout; i++)
+        for (int k = 0; k < n->out[i]->rank; k++)
+            if (n->out[i]->dims[k] == dim)
+                n->out[i]->dims[k] = size;
 }
 
 /* ---- questions ---- */
@@ -473,5 +479,6 @@ int64_t value_count(const Value *v) {
 }
 
 bool same_dims(const Value *a, const Value *b) {
-    return a->rank == b->rank && (a->rank <= 0 || !memcmp(a->dims, b->dims, sizeof a->dims[0] * (size_t)a->rank));
+    return a->rank == b->rank &&
+           (a->rank <= 0 || !memcmp(a->dims, b->dims, sizeof a->dims[0] * (size_t)a->rank));
 }

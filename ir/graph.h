@@ -1,11 +1,14 @@
 /* graph.h: what a program is. SSA Graph of Nodes and Values; see ops.def for the operations.
  *
- * - A Node is one operation with operands, results and attributes, and knows the user's node it came from.
- * - A Value is one result: element type, shape, users. Dims >= 0 are known; a negative dim is a symbol, -(k+1) for
- *   graph->symbols[k]: an input's named dim ("batch"), or a fresh one for a size that only data decide.
+ * - A Node is one operation with operands, results and attributes, and knows the user's node it
+ * came from.
+ * - A Value is one result: element type, shape, users. Dims >= 0 are known; a negative dim is a
+ * symbol, -(k+1) for graph->symbols[k]: an input's named dim ("batch"), or a fresh one for a size
+ * that only data decide.
  * - Parameters are OP_PARAM nodes; they keep their ONNX initializer names to the end.
  * - Nodes form a list in topological order. Everything lives in the Graph's arena.
- * - Facts of passes live in side tables indexed by node->id / value->id (dense below graph->next_node / next_value). */
+ * - Facts of passes live in side tables indexed by node->id / value->id (dense below
+ * graph->next_node / next_value). */
 #ifndef STGCC_IR_GRAPH_H
 #define STGCC_IR_GRAPH_H
 
@@ -47,7 +50,8 @@ typedef struct Graph Graph;
 
 /* Where a node comes from, for messages: the user's node. Shared by all nodes derived from it. */
 typedef struct Source {
-    const char *name;    /* ONNX node name, or its first output when it has none; "" for nodes of our own */
+    const char
+        *name; /* ONNX node name, or its first output when it has none; "" for nodes of our own */
     const char *op_type; /* ONNX op type, or what made it ("loss", "stgc", "adamw") */
 } Source;
 
@@ -71,7 +75,7 @@ struct Node {
     int id;
     Op op;
     int nin, nout, nattr;
-    Value **in; /* an absent optional operand is NULL */
+    Value **in;  /* an absent optional operand is NULL */
     int *use_at; /* where operand i stands in in[i]->uses; kept by graph.c */
     Value **out;
     Attr *attrs;
@@ -119,7 +123,7 @@ enum {
     OPF_EFFECT = 1 << 4,  /* not removed although unused */
 };
 typedef struct OpInfo {
-    const char *name; /* mnemonic of the text form */
+    const char *name;         /* mnemonic of the text form */
     int min_in, max_in, nout; /* max_in -1: any number; nout 0: given when the node is made */
     unsigned flags;
 } OpInfo;
@@ -134,7 +138,8 @@ Op op_parse(const char *mnemonic); /* OP_COUNT if unknown */
 /* ---- building ---- */
 Graph *graph_new(const char *name);
 void graph_free(Graph *g);
-/* Copy that shares tensors of 4 KiB and more: free it before g. Ids are renumbered densely in list order. map (optional, old value id -> new Value) must have next_value slots. */
+/* Copy that shares tensors of 4 KiB and more: free it before g. Ids are renumbered densely in list
+ * order. map (optional, old value id -> new Value) must have next_value slots. */
 Graph *graph_clone(const Graph *g, Value **map);
 
 /* Where new nodes go: before `at` (NULL: at the end). Builder calls use the graph's cursor. */
@@ -148,14 +153,16 @@ Builder builder_before(Node *n); /* source = n's */
 Builder builder_after(Node *n);
 const Source *graph_source(Graph *g, const char *name, const char *op_type);
 
-/* Makes a node; operands may be NULL where optional; results get fresh Values with rank -1 until inferred (value_infer). */
+/* Makes a node; operands may be NULL where optional; results get fresh Values with rank -1 until
+ * inferred (value_infer). */
 Node *build_node(Builder *b, Op op, Value *const *in, int nin, int nout);
 void node_set_int(Node *n, AttrKey k, int64_t v);
 void node_set_float(Node *n, AttrKey k, double v);
 void node_set_ints(Node *n, AttrKey k, const int64_t *v, int count);
 void node_set_str(Node *n, AttrKey k, const char *s);
 void node_set_tensor(Node *n, AttrKey k, Tensor *t);
-void node_set_attrs(Node *n, const Attr *attrs, int nattrs); /* each as the function of its kind does */
+void node_set_attrs(Node *n, const Attr *attrs,
+                    int nattrs);                 /* each as the function of its kind does */
 const Attr *node_attr(const Node *n, AttrKey k); /* NULL if absent */
 int64_t node_int(const Node *n, AttrKey k, int64_t absent);
 double node_float(const Node *n, AttrKey k, double absent);
@@ -172,18 +179,23 @@ void graph_add_output(Graph *g, const char *name, Value *v);
 void graph_add_update(Graph *g, Value *param, Value *v);
 /* True if v is a graph output or update source. */
 bool value_is_output(const Value *v);
-/* Removes nodes whose results nothing uses (inputs and params stay unless drop_params). Returns whether anything went. */
+/* Removes nodes whose results nothing uses (inputs and params stay unless drop_params). Returns
+ * whether anything went. */
 bool graph_dce(Graph *g);
 /* Re-sorts the list topologically (stable). False if there is a cycle. */
 bool graph_sort(Graph *g);
 
 #define FOR_NODES(n, g) for (Node *n = (g)->first; n; n = n->next)
 /* Safe against removal of n. */
-#define FOR_NODES_SAFE(n, g) for (Node *n = (g)->first, *n##_next = n ? n->next : NULL; n; n = n##_next, n##_next = n ? n->next : NULL)
+#define FOR_NODES_SAFE(n, g) \
+    for (Node *n = (g)->first, *n##_next = n ? n->next : NULL; n; \
+         n = n##_next, n##_next = n ? n->next : NULL)
 
 /* ---- symbols ---- */
-int64_t graph_symbol(Graph *g, const char *name); /* the dim of a named symbol, made if new; NULL: a fresh one */
-const char *dim_name(const Graph *g, int64_t dim);  /* of a negative dim */
+int64_t
+graph_symbol(Graph *g,
+             const char *name); /* the dim of a named symbol, made if new; NULL: a fresh one */
+const char *dim_name(const Graph *g, int64_t dim); /* of a negative dim */
 /* Replaces symbol `dim` by `size` in all values. The caller re-infers. */
 void graph_bind(Graph *g, int64_t dim, int64_t size);
 
@@ -196,18 +208,22 @@ bool value_known(const Value *v);    /* rank and all dims known */
 int64_t value_count(const Value *v); /* elements; -1 if not known */
 bool same_dims(const Value *a, const Value *b);
 
-/* ---- the op builders passes use; each infers its result. `b` is the Builder. Broadcasting is numpy's. ---- */
+/* ---- the op builders passes use; each infers its result. `b` is the Builder. Broadcasting is
+ * numpy's. ---- */
 Value *op_const(Builder *b, const Tensor *t);
-Value *op_const_f(Builder *b, DType t, double v);                   /* scalar */
-Value *op_const_i(Builder *b, int64_t v);                           /* i64 scalar */
-Value *op_const_ints(Builder *b, const int64_t *v, int n);          /* i64[n] */
-Value *op_full(Builder *b, DType t, double v, int rank, const int64_t *dims); /* expand of a scalar */
-Value *op_param(Builder *b, const char *name, ParamKind kind, Tensor *init); /* init NULL: zeros of the shape set by the caller */
+Value *op_const_f(Builder *b, DType t, double v);          /* scalar */
+Value *op_const_i(Builder *b, int64_t v);                  /* i64 scalar */
+Value *op_const_ints(Builder *b, const int64_t *v, int n); /* i64[n] */
+Value *op_full(Builder *b, DType t, double v, int rank,
+               const int64_t *dims); /* expand of a scalar */
+Value *op_param(Builder *b, const char *name, ParamKind kind,
+                Tensor *init); /* init NULL: zeros of the shape set by the caller */
 Value *op_unary(Builder *b, Op op, Value *x);
 Value *op_binary(Builder *b, Op op, Value *x, Value *y);
 Value *op_where(Builder *b, Value *c, Value *x, Value *y);
 Value *op_cast(Builder *b, Value *x, DType to); /* x itself if it has that type */
-Value *op_reshape(Builder *b, Value *x, int rank, const int64_t *dims); /* x itself if equal; all dims known (no -1) */
+Value *op_reshape(Builder *b, Value *x, int rank,
+                  const int64_t *dims); /* x itself if equal; all dims known (no -1) */
 Value *op_transpose(Builder *b, Value *x, const int64_t *perm);
 Value *op_expand(Builder *b, Value *x, int rank, const int64_t *dims);
 Value *op_slice(Builder *b, Value *x, int axis, int64_t start, int64_t end, int64_t step);
@@ -216,7 +232,8 @@ Value *op_reduce(Builder *b, Op op, Value *x, const int64_t *axes, int naxes, bo
 Value *op_gather(Builder *b, Value *x, Value *idx, int axis);
 Value *op_matmul(Builder *b, Value *x, Value *y, bool trans_a, bool trans_b);
 Value *op_softmax(Builder *b, Value *x, int axis);
-/* Any other op: operands, then inferred. Attributes through `attrs` (n of them). Returns the node. */
+/* Any other op: operands, then inferred. Attributes through `attrs` (n of them). Returns the node.
+ */
 Node *op_node(Builder *b, Op op, Value *const *in, int nin, const Attr *attrs, int nattrs);
 
 #endif

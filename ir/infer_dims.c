@@ -126,8 +126,9 @@ static void product_cancel(Product *p, int64_t symbol) {
     }
 }
 
-/* Beside a 0 the number of elements does not tell the -1. Axes that stay as they are do: they go on both sides, from either
- * end, and what is left of x is shared by what is left of the result ([0,4,24] to [0,4,3,-1]: 24 by 3). */
+/* Beside a 0 the number of elements does not tell the -1. Axes that stay as they are do: they go on
+ * both sides, from either end, and what is left of x is shared by what is left of the result
+ * ([0,4,24] to [0,4,3,-1]: 24 by 3). */
 static bool reshape_rest_beside_zero(const Dims *x, const Dims *r, int rest, int64_t *size) {
     int first = 0, x_end = x->rank, r_end = r->rank;
     int64_t have = 1, taken = 1;

@@ -1,4 +1,5 @@
-/* recipe.h: what the user asks of a training (interface.md, "The recipe"); read from YAML by frontend/recipe.c. */
+/* recipe.h: what the user asks of a training (interface.md, "The recipe"); read from YAML by
+ * frontend/recipe.c. */
 #ifndef STGCC_IR_RECIPE_H
 #define STGCC_IR_RECIPE_H
 
@@ -10,7 +11,13 @@ typedef struct NamedFloat {
     double value;
 } NamedFloat;
 
-typedef enum { LOSS_CAUSAL_LM, LOSS_CLASSIFICATION, LOSS_TOKEN_CLASSIFICATION, LOSS_REGRESSION, LOSS_OUTPUT } LossKind;
+typedef enum {
+    LOSS_CAUSAL_LM,
+    LOSS_CLASSIFICATION,
+    LOSS_TOKEN_CLASSIFICATION,
+    LOSS_REGRESSION,
+    LOSS_OUTPUT
+} LossKind;
 typedef enum { CAPTURE_EXACT, CAPTURE_OUTPUT, CAPTURE_LAST_LINEAR, CAPTURE_NONE } CaptureMode;
 typedef enum { MEAN_INCLUDE_SELF, MEAN_LEAVE_ONE_OUT } MeanMode;
 typedef enum { FLOW_ROUTER, FLOW_FULL } FlowMode;

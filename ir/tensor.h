@@ -6,20 +6,21 @@
 
 #define MAX_RANK 8 /* of anything computed with; importers refuse more */
 
-/* X(NAME, text, bytes per element, is float, ONNX TensorProto.DataType). 4-bit types are unpacked to int8/uint8 on import. */
-#define DTYPES(X)                                                                                                      \
-    X(F32, "f32", 4, true, 1)                                                                                          \
-    X(U8, "u8", 1, false, 2)                                                                                           \
-    X(I8, "i8", 1, false, 3)                                                                                           \
-    X(U16, "u16", 2, false, 4)                                                                                         \
-    X(I16, "i16", 2, false, 5)                                                                                         \
-    X(I32, "i32", 4, false, 6)                                                                                         \
-    X(I64, "i64", 8, false, 7)                                                                                         \
-    X(BOOL, "bool", 1, false, 9)                                                                                       \
-    X(F16, "f16", 2, true, 10)                                                                                         \
-    X(F64, "f64", 8, true, 11)                                                                                         \
-    X(U32, "u32", 4, false, 12)                                                                                        \
-    X(U64, "u64", 8, false, 13)                                                                                        \
+/* X(NAME, text, bytes per element, is float, ONNX TensorProto.DataType). 4-bit types are unpacked
+ * to int8/uint8 on import. */
+#define DTYPES(X) \
+    X(F32, "f32", 4, true, 1) \
+    X(U8, "u8", 1, false, 2) \
+    X(I8, "i8", 1, false, 3) \
+    X(U16, "u16", 2, false, 4) \
+    X(I16, "i16", 2, false, 5) \
+    X(I32, "i32", 4, false, 6) \
+    X(I64, "i64", 8, false, 7) \
+    X(BOOL, "bool", 1, false, 9) \
+    X(F16, "f16", 2, true, 10) \
+    X(F64, "f64", 8, true, 11) \
+    X(U32, "u32", 4, false, 12) \
+    X(U64, "u64", 8, false, 13) \
     X(BF16, "bf16", 2, true, 16)
 
 typedef enum {
@@ -37,7 +38,8 @@ DType dtype_from_onnx(int onnx); /* DT_NONE if unknown */
 int dtype_to_onnx(DType t);
 DType dtype_parse(const char *text); /* "f32" -> DT_F32 */
 
-/* A constant in native storage, row-major, little-endian. Memory belongs to whoever made it (usually the Graph's arena). */
+/* A constant in native storage, row-major, little-endian. Memory belongs to whoever made it
+ * (usually the Graph's arena). */
 typedef struct Tensor {
     DType dtype;
     int rank;

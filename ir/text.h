@@ -7,8 +7,9 @@
  *   output "logits" %5
  *   update %1 %9
  *
- * One node a line, every result typed, absent operands `_`, ids renumbered in order, constants up to 16 elements in full, larger
- * ones as shape and hash (which parse back only with `tensors`: hash -> Tensor kept by the printer's graph), floats %.9g. */
+ * One node a line, every result typed, absent operands `_`, ids renumbered in order, constants up
+ * to 16 elements in full, larger ones as shape and hash (which parse back only with `tensors`: hash
+ * -> Tensor kept by the printer's graph), floats %.9g. */
 #ifndef STGCC_IR_TEXT_H
 #define STGCC_IR_TEXT_H
 
@@ -16,7 +17,8 @@
 
 void graph_print(const Graph *g, FILE *to);
 char *graph_to_text(const Graph *g); /* malloc'ed */
-/* Parses what graph_print wrote. Elided constants become zeros of their shape unless found in `tensors_of` by hash. */
+/* Parses what graph_print wrote. Elided constants become zeros of their shape unless found in
+ * `tensors_of` by hash. */
 Graph *graph_parse(const char *text, const Graph *tensors_of, Diag *d);
 
 #endif

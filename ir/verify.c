@@ -19,7 +19,8 @@ static void complain(Check *c, const Node *n, const char *fmt, ...) {
     FILE *f = open_memstream(&c->message, &size);
     ASSERT(f);
     if (n)
-        fprintf(f, "node %d %s (\"%s\" %s): ", n->id, op_info[n->op].name, n->src->name, n->src->op_type);
+        fprintf(f, "node %d %s (\"%s\" %s): ", n->id, op_info[n->op].name, n->src->name,
+                n->src->op_type);
     va_list ap;
     va_start(ap, fmt);
     vfprintf(f, fmt, ap);
@@ -48,7 +49,8 @@ static void check_node(Check *c, const Node *n, const int *place, int here) {
             complain(c, n, "operand %d is not in the graph", i);
         else if (place[v->def->id] >= here)
             complain(c, n, "operand %d is defined later", i);
-        else if (v->uses.n < 64 && !has_use(v, n, i)) /* long use lists are counted instead, below */
+        else if (v->uses.n < 64 &&
+                 !has_use(v, n, i)) /* long use lists are counted instead, below */
             complain(c, n, "operand %d does not know this use", i);
     }
     for (int i = 0; i < n->nattr; i++)

@@ -95,8 +95,8 @@ Probe *probe_new(Graph *g, const Selection *s, const Facts *f, RouteKind kind, i
 const RTensor *probe_value(Probe *p, Value *v);
 /* Elements of v alone, and of what they need, in memory of p. NULL as probe_value. */
 const Cell *probe_part(Probe *p, Value *v, const Part *x);
-/* The elements of v that are not zero, and where: found without computing the others where v is large
- * and made of one-hot rows. NULL as probe_value. */
+/* The elements of v that are not zero, and where: found without computing the others where v is
+ * large and made of one-hot rows. NULL as probe_value. */
 const Cell *probe_nonzeros(Probe *p, Value *v, Part *at);
 Part part_new(Probe *p, int64_t n);
 /* Tokens to look at, marked in an array of T: all, or about `few`, the last and others at random,
