@@ -128,6 +128,7 @@ static CanonRule *const rules[] = {
     canon_neutral,
     canon_pow,
     canon_nan_guard,
+    canon_branch_sum,
     canon_gather,
     canon_gather_nd,
     canon_gather_elements,

@@ -53,7 +53,7 @@ bool canon_scalar(const Value *v, double *x);
 
 CanonRule canon_fold_const, canon_fold_shape, canon_shape_operand;
 CanonRule canon_reshape, canon_transpose, canon_expand, canon_slice, canon_concat, canon_cast;
-CanonRule canon_neutral, canon_pow, canon_nan_guard;
+CanonRule canon_neutral, canon_pow, canon_nan_guard, canon_branch_sum;
 CanonRule canon_live_norm, canon_masked_scatter, canon_masked_rows;
 CanonRule canon_gather, canon_gather_nd, canon_gather_elements, canon_topk;
 /* Notes on router parameters that folding took out of the model. */

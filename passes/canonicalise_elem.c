@@ -1,5 +1,7 @@
-/* canonicalise_elem.c: neutral arithmetic, powers, and guards against NaN. */
+/* canonicalise_elem.c: neutral arithmetic, powers, guards against NaN, sums under a condition. */
 #include "passes/canonicalise.h"
+
+#include <string.h>
 
 static bool same_type(const Value *a, const Value *b) {
     return a->dtype == b->dtype && same_dims(a, b);
@@ -45,4 +47,31 @@ bool canon_nan_guard(Canon *c, Node *n) {
     Builder b = builder_before(n);
     Attr attrs[] = {{.key = AT_AXIS, .i = node_int(s, AT_AXIS, -1)}, {.key = AT_MASKED, .i = 1}};
     return canon_replace(c, n->out[0], op_node(&b, OP_SOFTMAX, s->in, 1, attrs, 2)->out[0]);
+}
+
+/* where(c, b + t, b) -> b + where(c, t, -0), c one element: what an If that adds something or not
+ * becomes. -0 is what changes no b. Likewise a scatter that adds to b. */
+bool canon_branch_sum(Canon *c, Node *n) {
+    if (n->op != OP_WHERE || value_count(n->in[0]) != 1 || !dtype_is_float(n->out[0]->dtype) ||
+        !same_type(n->in[1], n->out[0]) || !same_type(n->in[2], n->out[0]))
+        return false;
+    Value *condition = n->in[0], *base = n->in[2];
+    Node *sum = n->in[1]->def;
+    bool scatter = (sum->op == OP_SCATTER_ND || sum->op == OP_SCATTER_ELEMENTS) &&
+                   !strcmp(node_str(sum, AT_REDUCTION, "none"), "add") && sum->in[0] == base;
+    int at = scatter              ? 2
+             : sum->op != OP_ADD  ? -1
+             : sum->in[0] == base ? 1
+             : sum->in[1] == base ? 0
+                                  : -1;
+    if (at < 0 || (!scatter && !same_type(sum->in[at], n->out[0])))
+        return false;
+    Builder b = builder_before(n);
+    Value *added = sum->in[at], *none = op_const_f(&b, added->dtype, -0.0);
+    Value *scalar = op_reshape(&b, condition, 0, NULL);
+    Value *kept = op_where(&b, scalar, added, none);
+    if (!scatter)
+        return canon_replace(c, n->out[0], op_binary(&b, OP_ADD, base, kept));
+    Value *in[] = {base, sum->in[1], kept};
+    return canon_replace(c, n->out[0], op_node(&b, sum->op, in, 3, sum->attrs, sum->nattr)->out[0]);
 }

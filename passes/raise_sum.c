@@ -284,7 +284,46 @@ static bool is_zero(const Value *v) {
     return true;
 }
 
+static bool is_number(const Value *v, double x) {
+    const Attr *a = v->def->op == OP_CONST ? node_attr(v->def, AT_VALUE) : NULL;
+    return a && tensor_count(a->t) == 1 &&
+           (dtype_is_float(a->t->dtype) ? tensor_get_f(a->t, 0) : (double)tensor_get_i(a->t, 0)) ==
+               x;
+}
+
+/* "Is there any?", of a count or of flags that follow from the choices; not "are there enough?". */
+static bool asks_for_any(const Region *r, const Value *v) {
+    const Node *n = v->def;
+    switch (n->op) {
+    case OP_RESHAPE:
+        return asks_for_any(r, n->in[0]);
+    case OP_LT: /* 0 < count */
+        return is_number(n->in[0], 0) && chosen(r, n->in[1]);
+    case OP_LE: /* 1 <= count */
+        return is_number(n->in[0], 1) && !dtype_is_float(n->in[1]->dtype) && chosen(r, n->in[1]);
+    case OP_NOT: { /* not count == 0 */
+        const Node *eq = n->in[0]->def;
+        return eq->op == OP_EQ && ((is_number(eq->in[1], 0) && chosen(r, eq->in[0])) ||
+                                   (is_number(eq->in[0], 0) && chosen(r, eq->in[1])));
+    }
+    case OP_CAST:
+    case OP_REDUCE_MAX:
+        return n->out[0]->dtype == DT_BOOL && chosen(r, n->in[0]);
+    default:
+        return false;
+    }
+}
+
+/* Without the condition under which a contribution is computed at all ("if any token chose it"):
+ * where it does not hold, there is nothing to contribute, which the probe sees. */
+static Value *unconditional(const Region *r, Value *v) {
+    const Node *n = v->def;
+    bool branch = n->op == OP_WHERE && value_count(n->in[0]) == 1 && is_zero(n->in[2]);
+    return branch && asks_for_any(r, n->in[0]) ? n->in[1] : v;
+}
+
 static void collect(const Region *r, Value *v, Leaves *out) {
+    v = unconditional(r, v);
     Node *n = v->def;
     if (!chosen(r, v)) {
         if (!is_zero(v))
@@ -295,7 +334,8 @@ static void collect(const Region *r, Value *v, Leaves *out) {
     } else if (is_scatter_add(n) || is_scatter_part(r, n) ||
                ((n->op == OP_SCATTER_ND || n->op == OP_SCATTER_ELEMENTS) && is_zero(n->in[0]))) {
         Value *added = scatter_adds(n);
-        Leaf l = {added ? added : n->in[2], n->in[1], n->op == OP_SCATTER_ELEMENTS, n};
+        Leaf l = {unconditional(r, added ? added : n->in[2]), n->in[1],
+                  n->op == OP_SCATTER_ELEMENTS, n};
         if (!is_zero(n->in[0]))
             collect(r, n->in[0], out);
         vec_push(&out->at, l);

@@ -155,6 +155,27 @@ static void test_nan_guard(void **state) {
            "output \"y\" %1\n");
 }
 
+/* What an If that adds something or not becomes; another condition than one element stays. */
+static void test_branch_sum(void **state) {
+    expect("graph \"g\"\n" X46 "%1 = input {name=\"t\"} : f32[4,6]\n"
+           "%2 = input {name=\"c\"} : bool[]\n"
+           "%3 = add %1 %0 : f32[4,6]\n"
+           "%4 = where %2 %3 %0 : f32[4,6]\n"
+           "output \"y\" %4\n",
+           "graph \"g\"\n" X46 "%1 = input {name=\"t\"} : f32[4,6]\n"
+           "%2 = input {name=\"c\"} : bool[]\n"
+           "%3 = const {value=f32[](-0)} : f32[]\n"
+           "%4 = where %2 %1 %3 : f32[4,6]\n"
+           "%5 = add %0 %4 : f32[4,6]\n"
+           "output \"y\" %5\n");
+    const char *stays = "graph \"g\"\n" X46 "%1 = input {name=\"t\"} : f32[4,6]\n"
+                        "%2 = input {name=\"c\"} : bool[4,1]\n"
+                        "%3 = add %1 %0 : f32[4,6]\n"
+                        "%4 = where %2 %3 %0 : f32[4,6]\n"
+                        "output \"y\" %4\n";
+    expect(stays, stays);
+}
+
 static void test_gathers(void **state) {
     expect("graph \"g\"\n" X46 "%1 = const {value=i64[](-1)} : i64[]\n"
            "%2 = gather %0 %1 {axis=0} : f32[6]\n"
@@ -364,10 +385,10 @@ int main(void) {
         cmocka_unit_test(test_shapes),         cmocka_unit_test(test_views),
         cmocka_unit_test(test_reversal_stays), cmocka_unit_test(test_transpose_of_ones),
         cmocka_unit_test(test_neutral),        cmocka_unit_test(test_broadcasting_zero_stays),
-        cmocka_unit_test(test_nan_guard),      cmocka_unit_test(test_gathers),
-        cmocka_unit_test(test_masked_scatter), cmocka_unit_test(test_live_norm),
-        cmocka_unit_test(test_data_sizes),     cmocka_unit_test(test_share),
-        cmocka_unit_test(test_long_chain),
+        cmocka_unit_test(test_nan_guard),      cmocka_unit_test(test_branch_sum),
+        cmocka_unit_test(test_gathers),        cmocka_unit_test(test_masked_scatter),
+        cmocka_unit_test(test_live_norm),      cmocka_unit_test(test_data_sizes),
+        cmocka_unit_test(test_share),          cmocka_unit_test(test_long_chain),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
