@@ -257,7 +257,8 @@ static int by_place(const void *a, const void *b) {
 static int64_t place_by_size(Buffers *all, int64_t base) {
     Buffer **near = xcalloc((size_t)all->n + 1, sizeof *near);
     int64_t end = base;
-    qsort(all->at, (size_t)all->n, sizeof *all->at, by_size);
+    if (all->n)
+        qsort(all->at, (size_t)all->n, sizeof *all->at, by_size);
     for (int i = 0; i < all->n; i++) {
         Buffer *b = &all->at[i];
         int n = 0;
