@@ -146,7 +146,7 @@ static int bench_gpu(const Options *o) {
 }
 
 int cmd_bench(const Options *o) {
-    if (o->target && strcmp(o->target, "cpu") != 0 && strcmp(o->target, "x86-64") != 0)
+    if (device_target(o))
         return bench_gpu(o);
     Bench *b = xcalloc(1, sizeof *b);
     b->options = *o;

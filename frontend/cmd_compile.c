@@ -35,10 +35,8 @@ typedef struct CompileJob {
 /* ---- flags ---- */
 
 static bool read_target(CompileJob *c) {
-    const char *word = c->job.o->target;
-    if (word && strcmp(word, "cpu") != 0 && strcmp(word, "x86-64") != 0)
-        c->object.gpu = word;
-    if (word && c->object.gpu && !codegen_knows_gpu(word, &c->job.set_diag))
+    const char *word = c->object.gpu = device_target(c->job.o);
+    if (word && !codegen_knows_gpu(word, &c->job.set_diag))
         return false;
     if (!c->object.gpu || !c->job.o->march)
         return true;
